@@ -1,0 +1,182 @@
+"""Carrying out one intent: the saved state machine, as two pure functions.
+
+`advance` decides from what is saved and what is seen; `reconcile` says what still has to be done so that the
+world fits the saved state. Actions never depend on having made a step, only on (saved, seen): a crash
+between any two lines is repaired by the next tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from monitoring.analysis import AnalysisPolicy
+from registry_hooks.model_version import Channel, ModelVersion
+from serving.revision import Revision, RevisionSettings
+
+
+class Goal(StrEnum):
+    """What an intent asks for."""
+
+    LIVE = "live"
+    """Make the version live, through the canary."""
+    RESTORE = "restore"
+    """Make a version live again that served before: verified, without a canary."""
+    READY = "ready"
+    """Check, build and prove the version, without traffic."""
+    RETIRE = "retire"
+    """Take the model off the gateway: its live channel is empty and the policy says so."""
+    ABORT = "abort"
+    """End the rollout in progress and go back."""
+    PAUSE = "pause"
+    """Keep the weights where they are until a person resumes."""
+    RESUME = "resume"
+    """Go on with a paused rollout."""
+
+
+class Origin(StrEnum):
+    """What made an intent."""
+
+    TRANSITION = "transition"
+    """A version entered or left a channel."""
+    COMMAND = "command"
+    """A person or a program asked for it by command line or HTTP."""
+    DRIFT = "drift"
+    """A drift check decided it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One wish, made by one transition, a command or a drift decision."""
+
+    id: str
+    goal: Goal
+    channel: Channel
+    model: str
+    version: int | None
+    """None for goals that concern whatever rollout the model has."""
+    origin: Origin
+    at: datetime
+    actor: str | None = None
+    reason: str = ""
+    came_from: str | None = None
+    """Stage that the version was in before it entered the channel."""
+
+
+class Phase(StrEnum):
+    """Where a rollout is."""
+
+    CHECKING = "checking"
+    """Gates that need no image."""
+    BUILDING = "building"
+    """The image is made, or found."""
+    STARTING = "starting"
+    """The candidate starts beside the stable revision, without traffic."""
+    PROVING = "proving"
+    """Gates that need the running candidate."""
+    SHADOWING = "shadowing"
+    """The candidate gets copies of requests."""
+    PROGRESSING = "progressing"
+    """The candidate gets a growing share of the traffic, as the evidence allows."""
+    PROMOTING = "promoting"
+    """All traffic moves to the candidate, then the channel is confirmed."""
+    ROLLING_BACK = "rolling_back"
+    """All traffic moves back, then the channel, then the candidate stops."""
+    PAUSED = "paused"
+    """Held by a person or for want of evidence; weights stay."""
+    SUCCEEDED = "succeeded"
+    """The candidate is live (or proved, where that was the goal)."""
+    FAILED = "failed"
+    """The stable revision holds the traffic, the candidate is gone."""
+    HALTED = "halted"
+    """The candidate is the only revision left, or the world cannot be put right: a person is called."""
+
+
+FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.HALTED})
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPolicy:
+    """How a rollout is carried out; frozen into the rollout when it begins."""
+
+    steps: tuple[int, ...] = (5, 20, 50, 100)
+    """Weights of the candidate in percent, rising, the last one 100."""
+    step_min_seconds: float = 60.0
+    """A step lasts at least this long, however clear the evidence."""
+    step_max_seconds: float = 3600.0
+    """After this long without enough evidence the rollout pauses."""
+    build_seconds: float = 1800.0
+    """Deadline for checks and image."""
+    ready_seconds: float = 600.0
+    """Deadline for the candidate to answer its warm-up prediction and the gates on it."""
+    promote_seconds: float = 1800.0
+    """Deadline for traffic and registry to follow a decision, forward or back."""
+    pause_seconds: float = 86400.0
+    """A paused rollout is taken back after this long."""
+    keep_warm_seconds: float = 1800.0
+    """The former stable revision keeps running this long after it was replaced."""
+    restarts: int = 2
+    """A candidate that was started again more often than this is crash-looping and fails."""
+    require_signature: bool = False
+    """Refuse versions without a model signature."""
+    settings: RevisionSettings = RevisionSettings()
+    analysis: AnalysisPolicy = AnalysisPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What one check said."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One intent being carried out. `serial` counts the saves and guards them."""
+
+    id: str
+    intent: Intent
+    policy: RolloutPolicy
+    phase: Phase
+    entered: datetime
+    """When `phase` began."""
+    begun: datetime
+    stable: Revision | None
+    candidate: Revision | None = None
+    """Known once the image is there."""
+    step: int = 0
+    """Index into `policy.steps`."""
+    resume: Phase | None = None
+    """Where a paused rollout goes on."""
+    claimed: bool = False
+    """The candidate was seen in its channel; leaving it from now on is an abort."""
+    reason: str = ""
+    """Why the rollout is where it is, for people."""
+    gates: tuple[GateResult, ...] = ()
+    settled: bool = False
+    """The registry shows the outcome and nothing is left to do."""
+    serial: int = 0
+
+    @property
+    def version(self) -> ModelVersion:
+        assert self.intent.version is not None
+        return ModelVersion(self.intent.model, self.intent.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the history: what happened to a model, who or what did it, and the numbers behind it."""
+
+    model: str
+    at: datetime
+    kind: str
+    """``intent``, ``phase``, ``alert``, ``drift``."""
+    text: str
+    version: int | None = None
+    rollout: str | None = None
+    actor: str | None = None
+    data: Mapping[str, object] = field(default_factory=dict, hash=False)

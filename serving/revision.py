@@ -1,0 +1,115 @@
+"""An immutable deployment of one model version, how it is doing, and who gets how much traffic.
+
+Pure. A revision is never edited: another image or other settings make another revision, so that what was
+measured stays true of what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from registry_hooks.model_version import ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionSettings:
+    """How a revision runs; part of its identity."""
+
+    workers: int = 1
+    """Processes of the model server that share the port."""
+    memory_mb: int | None = None
+    """Most memory of the whole revision in MiB; None leaves it unlimited."""
+    cpus: float | None = None
+    """Most CPU of the whole revision in cores; None leaves it unlimited."""
+    drain_seconds: float = 30.0
+    """How long requests in flight may take to finish after a stop."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Environment variables, sorted by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """An immutable deployment of one model version: image digest plus settings."""
+
+    version: ModelVersion
+    image: str
+    """Digest of the image or of the local environment, as `ImageBuilder` gave it."""
+    settings: RevisionSettings = RevisionSettings()
+
+    @property
+    def id(self) -> str:
+        """Stable name, safe in file names, Envoy clusters and labels: ``churn-v7-3f9a1c20be``."""
+        digest = hashlib.sha256(repr((self.version, self.image, self.settings)).encode()).hexdigest()
+        name = "".join(c if c.isalnum() else "-" for c in self.version.model.lower())[:40].strip("-") or "model"
+        return f"{name}-v{self.version.version}-{digest[:10]}"
+
+
+class RevisionState(StrEnum):
+    """How a revision is doing, as its target sees it."""
+
+    STARTING = "starting"
+    """Runs, and has not answered its warm-up prediction yet."""
+    READY = "ready"
+    """Answers predictions at its addresses."""
+    FAILED = "failed"
+    """Ended by itself, or cannot be started; `RevisionStatus.reason` says why."""
+    STOPPING = "stopping"
+    """Finishes what is in flight and takes nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a replica of a revision listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionStatus:
+    """How one revision is doing. A revision that a target does not report is not there at all."""
+
+    revision: Revision
+    state: RevisionState
+    addresses: tuple[Address, ...] = ()
+    """Set as soon as they are known, also before the revision is ready."""
+    started: datetime | None = None
+    restarts: int = 0
+    """How often the target started it again by itself since `started`."""
+    reason: str = ""
+    """Why it is not ready, with the last words of its log where there are any."""
+
+    @property
+    def ready(self) -> bool:
+        return self.state is RevisionState.READY
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Share of requests per revision id, whole percents that sum to 100; zero shares are left out."""
+
+    shares: Mapping[str, int] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        if any(share <= 0 for share in self.shares.values()) or sum(self.shares.values()) != 100:
+            raise ValueError(f"weights must be positive and sum to 100, not {dict(self.shares)}")
+
+    @classmethod
+    def all_to(cls, revision: Revision) -> Weights:
+        return cls({revision.id: 100})
+
+    @classmethod
+    def split(cls, stable: Revision, candidate: Revision, weight: int) -> Weights:
+        """`weight` percent to the candidate and the rest to the stable revision."""
+        shares = {stable.id: 100 - weight, candidate.id: weight}
+        return cls({revision: share for revision, share in shares.items() if share})
+
+    def of(self, revision: Revision) -> int:
+        return self.shares.get(revision.id, 0)
