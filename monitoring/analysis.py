@@ -36,3 +36,10 @@ class AnalysisPolicy:
     """Promotion: and by this much more, absolute (0.005 is half a percentage point)."""
     exposure: float = 0.025
     """Most excess errors that a step may risk, as a share of the model's whole traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Placeholder until the analysis lands; the analysis engineer replaces it."""
+
+    block: int = 0

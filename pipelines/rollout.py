@@ -1,8 +1,8 @@
-"""Carrying out one intent: the saved state machine, as two pure functions.
+"""Carrying out one intent: what is saved of it, and what is seen of the world around it.
 
-`advance` decides from what is saved and what is seen; `reconcile` says what still has to be done so that the
-world fits the saved state. Actions never depend on having made a step, only on (saved, seen): a crash
-between any two lines is repaired by the next tick.
+Pure. `pipelines.advance` decides from these two what the next state is, `pipelines.reconcile` what still has
+to be done so that the world fits the saved state. Actions never depend on having made a step, only on
+(saved, seen): a crash between any two lines is repaired by the next tick.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from monitoring.analysis import AnalysisPolicy
+from monitoring.analysis import AnalysisPolicy, Evidence
+from monitoring.blocks import Block
 from registry_hooks.model_version import Channel, ModelVersion
-from serving.revision import Revision, RevisionSettings
+from serving.image import ImageStatus
+from serving.revision import Revision, RevisionSettings, RevisionStatus
+from serving.router import Route
 
 
 class Goal(StrEnum):
@@ -95,6 +98,7 @@ class Phase(StrEnum):
 
 
 FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.HALTED})
+"""Phases in which traffic has found its place; what is left is to tell the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class RolloutPolicy:
     ready_seconds: float = 600.0
     """Deadline for the candidate to answer its warm-up prediction and the gates on it."""
     promote_seconds: float = 1800.0
-    """Deadline for traffic and registry to follow a decision, forward or back."""
+    """Deadline for the traffic to follow a decision to promote."""
     pause_seconds: float = 86400.0
     """A paused rollout is taken back after this long."""
     keep_warm_seconds: float = 1800.0
@@ -142,9 +146,9 @@ class Rollout:
     intent: Intent
     policy: RolloutPolicy
     phase: Phase
-    entered: datetime
-    """When `phase` began."""
     begun: datetime
+    entered: datetime
+    """When `phase`, or within it the present step, began."""
     stable: Revision | None
     candidate: Revision | None = None
     """Known once the image is there."""
@@ -152,19 +156,92 @@ class Rollout:
     """Index into `policy.steps`."""
     resume: Phase | None = None
     """Where a paused rollout goes on."""
+    held: bool = False
+    """Paused by a person, so that evidence alone does not resume it."""
     claimed: bool = False
     """The candidate was seen in its channel; leaving it from now on is an abort."""
+    superseded: bool = False
+    """A newer intent has the channel now."""
     reason: str = ""
     """Why the rollout is where it is, for people."""
+    trouble: str = ""
+    """What a port refused for good; ends the rollout."""
     gates: tuple[GateResult, ...] = ()
+    evidence: Evidence | None = None
+    lock: str | None = None
+    """Digest of the candidate's dependency lock."""
+    annotated: str = ""
+    """Digest of the tags that the registry is known to show."""
     settled: bool = False
     """The registry shows the outcome and nothing is left to do."""
     serial: int = 0
 
     @property
     def version(self) -> ModelVersion:
-        assert self.intent.version is not None
+        if self.intent.version is None:
+            raise ValueError(f"intent {self.intent.id} names no version")
         return ModelVersion(self.intent.model, self.intent.version)
+
+    @property
+    def key(self) -> tuple[str, Channel]:
+        """At most one rollout that is not settled exists for each key."""
+        return self.intent.model, self.intent.channel
+
+    @property
+    def weight(self) -> int:
+        """The candidate's share that the saved state asks for, in percent."""
+        phase = self.resume if self.phase is Phase.PAUSED else self.phase
+        if phase is Phase.PROGRESSING:
+            return self.policy.steps[self.step]
+        return 100 if phase in (Phase.PROMOTING, Phase.SUCCEEDED) and self.intent.goal is not Goal.READY else 0
+
+    @property
+    def next_weight(self) -> int:
+        """The weight after the present step."""
+        return self.policy.steps[min(self.step + 1, len(self.policy.steps) - 1)]
+
+    @property
+    def tag(self) -> str:
+        """Marks every request that is routed under the present step."""
+        return f"{self.id}/{self.step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The world around one rollout in one tick. None is 'could not be observed', never a guess."""
+
+    image: ImageStatus | None = None
+    revisions: Mapping[str, RevisionStatus] | None = field(default=None, hash=False)
+    """Every revision that the target reports, by id."""
+    routes: Mapping[str, Route] | None = field(default=None, hash=False)
+    """The routes in force, by model."""
+    holders: frozenset[int] | None = None
+    """Versions that hold the rollout's channel."""
+    gone: bool = False
+    """The registry says that the candidate's version does not exist any more."""
+    gates: tuple[GateResult, ...] | None = None
+    """Results of the gates that belong to the phase, where they were run."""
+    blocks: tuple[Block, ...] | None = None
+    """Settled blocks after the last one in the evidence."""
+    asked: tuple[Intent, ...] = ()
+    """Intents for this model and channel that wait, oldest first."""
+
+    def status(self, revision: Revision | None) -> RevisionStatus | None:
+        """The revision's status; None where it is absent or could not be observed."""
+        if revision is None or self.revisions is None:
+            return None
+        return self.revisions.get(revision.id)
+
+    def ready(self, revision: Revision | None) -> bool:
+        status = self.status(revision)
+        return status is not None and status.ready
+
+    def share(self, revision: Revision | None) -> int | None:
+        """The revision's share in force in percent; None where it could not be observed."""
+        if revision is None or self.routes is None:
+            return None
+        route = self.routes.get(revision.version.model)
+        return route.weights.of(revision) if route else 0
 
 
 @dataclass(frozen=True, slots=True)

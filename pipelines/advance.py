@@ -1,0 +1,267 @@
+"""The next state of a rollout, from what is saved and what is seen.
+
+Pure. Interruptions (abort, a newer intent, a withdrawn candidate, a dead one, a passed deadline) are looked
+at first and are the same for every phase; then each phase has one small function of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from monitoring.analysis import Evidence, Judgement, Verdict, fold, judge
+from pipelines.reconcile import registry_actions
+from pipelines.rollout import FINAL, Goal, Intent, Phase, Rollout, Seen
+from serving.image import BuildState
+from serving.revision import Revision, RevisionState
+
+
+def advance(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    """The state to save; equal to `rollout` where nothing follows from `seen`."""
+    if rollout.settled:
+        return rollout
+    rollout = _absorb(rollout, seen)
+    if rollout.phase in FINAL:
+        return _settle(rollout, seen)
+    if rollout.phase is Phase.ROLLING_BACK:
+        return _rolling_back(rollout, seen, now)
+    if (why := _interruption(rollout, seen, now)) is not None:
+        return _back(rollout, why, now)
+    if rollout.phase is Phase.PAUSED:
+        return _paused(rollout, seen, now)
+    if any(intent.goal is Goal.PAUSE for intent in seen.asked):
+        return _pause(rollout, _by("paused", _last(seen, Goal.PAUSE)), now, held=True)
+    return _STEPS[rollout.phase](rollout, seen, now)
+
+
+def judgement(rollout: Rollout) -> Judgement | None:
+    """What the evidence says about the next weight; None while there is nothing to compare."""
+    if rollout.evidence is None:
+        return None
+    return judge(rollout.policy.analysis, rollout.evidence, rollout.next_weight)
+
+
+def deadline(rollout: Rollout) -> float:
+    """Seconds that the present phase, or within it the present step, may take."""
+    policy = rollout.policy
+    return {
+        Phase.CHECKING: policy.build_seconds,
+        Phase.BUILDING: policy.build_seconds,
+        Phase.STARTING: policy.ready_seconds,
+        Phase.PROVING: policy.ready_seconds,
+        Phase.PROGRESSING: policy.step_max_seconds,
+        Phase.PROMOTING: policy.promote_seconds,
+        Phase.ROLLING_BACK: policy.ready_seconds,
+        Phase.PAUSED: policy.pause_seconds,
+    }[rollout.phase]
+
+
+def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
+    """Take in what only ever grows: the claim, the newer intent, the evidence."""
+    if seen.holders is not None and rollout.version.version in seen.holders:
+        rollout = replace(rollout, claimed=True)
+    if any(_newer(rollout, intent) for intent in seen.asked):
+        rollout = replace(rollout, superseded=True)
+    if rollout.evidence is not None and seen.blocks and rollout.phase not in FINAL:
+        rollout = replace(rollout, evidence=fold(rollout.policy.analysis, rollout.evidence, seen.blocks))
+    return rollout
+
+
+def _newer(rollout: Rollout, intent: Intent) -> bool:
+    wants = (Goal.LIVE, Goal.RESTORE, Goal.READY, Goal.RETIRE)
+    return intent.goal in wants and intent.version != rollout.intent.version
+
+
+def _interruption(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
+    """Why the rollout cannot go on, or None."""
+    if rollout.trouble:
+        return rollout.trouble
+    if seen.gone:
+        return f"version {rollout.version.version} was deleted from the registry"
+    if (abort := _last(seen, Goal.ABORT)) is not None:
+        return _by("aborted", abort)
+    if rollout.superseded:
+        return _superseded(rollout, seen)
+    if rollout.claimed and seen.holders is not None and rollout.version.version not in seen.holders:
+        return f"version {rollout.version.version} was taken out of {rollout.intent.channel}"
+    return _dead(rollout, seen) or _late(rollout, now)
+
+
+def _superseded(rollout: Rollout, seen: Seen) -> str:
+    newer = [intent for intent in seen.asked if _newer(rollout, intent)]
+    return f"superseded by version {newer[-1].version}" if newer and newer[-1].version else "superseded"
+
+
+def _dead(rollout: Rollout, seen: Seen) -> str | None:
+    """The candidate ended by itself; while it starts it may do so `restarts` times."""
+    if rollout.candidate is None or seen.revisions is None:
+        return None
+    status = seen.status(rollout.candidate)
+    if status is not None and status.restarts > rollout.policy.restarts:
+        return f"the candidate crash-loops ({status.restarts} restarts): {status.reason}".rstrip(": ")
+    if rollout.phase is Phase.STARTING or (rollout.phase is Phase.PAUSED and rollout.resume is Phase.STARTING):
+        return None
+    if status is None:
+        return "the candidate is gone from its target"
+    return f"the candidate died: {status.reason}" if status.state is RevisionState.FAILED else None
+
+
+def _late(rollout: Rollout, now: datetime) -> str | None:
+    """A passed deadline; a step without enough evidence pauses instead (see `_progressing`)."""
+    if rollout.phase is Phase.PROGRESSING or not _passed(rollout, now):
+        return None
+    return f"{rollout.phase.value} took longer than {deadline(rollout):.0f} s" + (
+        f": {rollout.reason}" if rollout.reason else ""
+    )
+
+
+def _passed(rollout: Rollout, now: datetime) -> bool:
+    return (now - rollout.entered).total_seconds() > deadline(rollout)
+
+
+def _checking(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    return _gated(rollout, seen, Phase.BUILDING, now)
+
+
+def _building(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    if seen.image is None:
+        return rollout
+    if seen.image.state is BuildState.FAILED:
+        return _back(rollout, f"the image could not be built: {seen.image.detail}", now)
+    if seen.image.state is not BuildState.READY or seen.image.image is None:
+        return replace(rollout, reason=seen.image.detail)
+    candidate = Revision(rollout.version, seen.image.image, rollout.policy.settings)
+    return replace(_enter(rollout, Phase.STARTING, now), candidate=candidate, lock=seen.image.lock)
+
+
+def _starting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    if seen.ready(rollout.candidate):
+        return _enter(rollout, Phase.PROVING, now)
+    status = seen.status(rollout.candidate)
+    return replace(rollout, reason=status.reason) if status is not None else rollout
+
+
+def _proving(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    if rollout.intent.goal is Goal.READY:
+        return _gated(rollout, seen, Phase.SUCCEEDED, now)
+    compares = rollout.stable is not None and rollout.intent.goal is Goal.LIVE and rollout.policy.steps[0] < 100
+    if not compares:
+        return _gated(rollout, seen, Phase.PROMOTING, now)
+    proved = _gated(rollout, seen, Phase.PROGRESSING, now)
+    if proved.phase is not Phase.PROGRESSING:
+        return proved
+    return replace(proved, step=0, evidence=Evidence.start(rollout.policy.analysis, rollout.policy.steps))
+
+
+def _gated(rollout: Rollout, seen: Seen, then: Phase, now: datetime) -> Rollout:
+    """Record the gates of this phase; the first one that fails ends the rollout."""
+    if seen.gates is None:
+        return rollout
+    rollout = replace(rollout, gates=(*rollout.gates, *seen.gates))
+    failed = next((gate for gate in seen.gates if not gate.passed), None)
+    if failed is not None:
+        return _back(rollout, f"gate {failed.name}: {failed.detail}", now)
+    return _enter(rollout, then, now)
+
+
+def _progressing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    said = judgement(rollout)
+    if said is None:
+        return rollout
+    if said.verdict is Verdict.FAIL:
+        return _back(rollout, said.reason, now)
+    if not _in_force(rollout, seen):
+        return _stuck(rollout, now)
+    if said.verdict is Verdict.PASS and (now - rollout.entered).total_seconds() >= rollout.policy.step_min_seconds:
+        return _next_step(rollout, said.reason, now)
+    return _stuck(replace(rollout, reason=said.reason), now)
+
+
+def _next_step(rollout: Rollout, reason: str, now: datetime) -> Rollout:
+    if rollout.next_weight == 100:
+        return replace(_enter(rollout, Phase.PROMOTING, now), reason=reason)
+    return replace(rollout, step=rollout.step + 1, entered=now, reason=reason)
+
+
+def _stuck(rollout: Rollout, now: datetime) -> Rollout:
+    if not _passed(rollout, now):
+        return rollout
+    return _pause(rollout, f"not enough evidence after {deadline(rollout):.0f} s: {rollout.reason}", now, held=False)
+
+
+def _in_force(rollout: Rollout, seen: Seen) -> bool:
+    """The data plane reports the weights and the tag of the present step."""
+    if seen.routes is None or rollout.candidate is None:
+        return False
+    route = seen.routes.get(rollout.intent.model)
+    return route is not None and route.step == rollout.tag and route.weights.of(rollout.candidate) == rollout.weight
+
+
+def _promoting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    if seen.share(rollout.candidate) == 100 and seen.ready(rollout.candidate):
+        return _enter(rollout, Phase.SUCCEEDED, now, keep_reason=True)
+    return rollout
+
+
+def _paused(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    """Weights stay, evidence is still read: a bad candidate does not wait for a person."""
+    said = judgement(rollout)
+    if said is not None and said.verdict is Verdict.FAIL:
+        return _back(rollout, said.reason, now)
+    asked = any(intent.goal is Goal.RESUME for intent in seen.asked)
+    proved = said is not None and said.verdict is Verdict.PASS and not rollout.held
+    if rollout.resume is None or not (asked or proved):
+        return rollout
+    return replace(_enter(rollout, rollout.resume, now), resume=None, held=False)
+
+
+def _pause(rollout: Rollout, reason: str, now: datetime, *, held: bool) -> Rollout:
+    if rollout.phase is Phase.PROMOTING:
+        return rollout
+    return replace(_enter(rollout, Phase.PAUSED, now), resume=rollout.phase, held=held, reason=reason)
+
+
+def _rolling_back(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    """Over as soon as the candidate is seen without traffic; halted where that cannot be had in time."""
+    if seen.routes is not None and not seen.share(rollout.candidate):
+        return _enter(rollout, Phase.FAILED, now, keep_reason=True)
+    if not _passed(rollout, now):
+        return rollout
+    left = "no other revision is ready" if not seen.ready(rollout.stable) else "the gateway did not follow"
+    return replace(_enter(rollout, Phase.HALTED, now), reason=f"{rollout.reason}; traffic stays where it is: {left}")
+
+
+def _settle(rollout: Rollout, seen: Seen) -> Rollout:
+    """Nothing is left to do once the registry shows the outcome, or does not concern us any more."""
+    if registry_actions(rollout, seen) == () and (seen.holders is not None or rollout.superseded):
+        return replace(rollout, settled=True)
+    return rollout
+
+
+def _back(rollout: Rollout, reason: str, now: datetime) -> Rollout:
+    return replace(_enter(rollout, Phase.ROLLING_BACK, now), reason=reason, resume=None)
+
+
+def _enter(rollout: Rollout, phase: Phase, now: datetime, *, keep_reason: bool = False) -> Rollout:
+    return replace(rollout, phase=phase, entered=now, reason=rollout.reason if keep_reason else "")
+
+
+def _last(seen: Seen, goal: Goal) -> Intent | None:
+    return next((intent for intent in reversed(seen.asked) if intent.goal is goal), None)
+
+
+def _by(what: str, intent: Intent | None) -> str:
+    actor = f" by {intent.actor}" if intent is not None and intent.actor else ""
+    reason = f": {intent.reason}" if intent is not None and intent.reason else ""
+    return f"{what}{actor}{reason}"
+
+
+_STEPS: dict[Phase, Callable[[Rollout, Seen, datetime], Rollout]] = {
+    Phase.CHECKING: _checking,
+    Phase.BUILDING: _building,
+    Phase.STARTING: _starting,
+    Phase.PROVING: _proving,
+    Phase.PROGRESSING: _progressing,
+    Phase.PROMOTING: _promoting,
+}

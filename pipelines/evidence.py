@@ -1,0 +1,45 @@
+"""The immutable record behind one decision: what was wished, what was measured, which rule decided.
+
+Pure. The record is JSON, named by its own digest, and depends on the saved rollout alone: writing it twice
+gives the same bytes under the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import datetime
+
+from pipelines.advance import judgement
+from pipelines.rollout import Rollout
+
+
+def record(rollout: Rollout) -> bytes:
+    """The evidence of a rollout as JSON, keys sorted; times are ISO 8601 in UTC."""
+    said = judgement(rollout)
+    content = {
+        "rollout": rollout.id,
+        "intent": asdict(rollout.intent),
+        "outcome": rollout.phase.value,
+        "reason": rollout.reason,
+        "begun": rollout.begun,
+        "decided": rollout.entered,
+        "stable": asdict(rollout.stable) if rollout.stable else None,
+        "candidate": asdict(rollout.candidate) if rollout.candidate else None,
+        "lock": rollout.lock,
+        "policy": asdict(rollout.policy),
+        "gates": [asdict(gate) for gate in rollout.gates],
+        "analysis": asdict(said) if said else None,
+        "processes": asdict(rollout.evidence) if rollout.evidence else None,
+    }
+    return json.dumps(content, sort_keys=True, indent=1, default=_plain).encode()
+
+
+def name(evidence: bytes) -> str:
+    """Where the record is kept among the artifacts of the version's run."""
+    return f"promote/evidence-{hashlib.sha256(evidence).hexdigest()[:16]}.json"
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
