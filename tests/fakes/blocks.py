@@ -1,0 +1,39 @@
+"""A source of blocks in memory, filled by the test that owns it."""
+
+from __future__ import annotations
+
+from monitoring.blocks import ArmCount, Block, BlockError
+
+
+class FakeBlocks:
+    """Holds what was added; `broken` makes every call fail as an unreadable log would."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.rates: dict[str, float] = {}
+        self._blocks: dict[str, list[Block]] = {}
+        self._forgotten: set[str] = set()
+
+    def add(self, rollout: str, step: int, stable: ArmCount, candidate: ArmCount, at: float = 0.0) -> None:
+        """Settle one more block of `rollout`, opened and closed at `at`."""
+        if rollout in self._forgotten:
+            return
+        known = self._blocks.setdefault(rollout, [])
+        known.append(Block(len(known) + 1, rollout, step, at, at, stable, candidate))
+
+    def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:
+        self._check()
+        return tuple(self._blocks.get(rollout, ())[after:])
+
+    def rate(self, model: str) -> float | None:
+        self._check()
+        return self.rates.get(model)
+
+    def forget(self, rollout: str) -> None:
+        self._check()
+        self._blocks.pop(rollout, None)
+        self._forgotten.add(rollout)
+
+    def _check(self) -> None:
+        if self.broken:
+            raise BlockError("the access log cannot be read", retryable=True)
