@@ -77,6 +77,27 @@ class Snapshot:
     models: frozenset[str]
     holdings: frozenset[Holding]
     gone: frozenset[str] = frozenset()
+    at: datetime | None = field(default=None, compare=False)
+    """When the reading began; dates what the registry itself gives no time for."""
+    idle: Mapping[ModelVersion, datetime] = field(default_factory=dict, compare=False)
+    """When a version that is in no stage last changed, which dates its leaving one; the rest can be left out."""
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The models that were read, whether they are there or not."""
+        return self.models | self.gone
+
+    def then(self, later: Snapshot) -> Snapshot:
+        """This snapshot with everything that `later` says in place of what this one says of the same models."""
+        kept = frozenset(h for h in self.holdings if h.version.model not in later.known)
+        idle = {version: since for version, since in self.idle.items() if version.model not in later.known}
+        return Snapshot(
+            models=(self.models - later.gone) | later.models,
+            holdings=kept | later.holdings,
+            gone=(self.gone - later.models) | later.gone,
+            at=later.at or self.at,
+            idle={**idle, **later.idle},
+        )
 
 
 class Change(StrEnum):

@@ -47,16 +47,22 @@ class ModelRegistry(Protocol):
         """
         ...
 
-    def annotate(self, version: ModelVersion, tags: Mapping[str, str], files: Mapping[str, bytes] | None = None) -> None:
-        """Set tags on the version (an empty value removes the tag) and store `files` (path to content) as artifacts of its run.
+    def annotate(
+        self, version: ModelVersion, tags: Mapping[str, str], files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Set tags on the version, and store `files` (path to content) as artifacts of its run.
 
+        An empty value removes the tag; what is there already is not written again.
         Files of a version without a run are kept nowhere, and the method says so with a `RegistryError`
         after the tags were written.
         """
         ...
 
     def download(self, version: ModelVersion, destination: Path) -> Path:
-        """Copy the version's model files below `destination`, whole or not at all; the folder that holds ``MLmodel``."""
+        """Copy the version's model files below `destination`, whole or not at all.
+
+        Returns the folder that holds ``MLmodel``; a copy that is there already is used.
+        """
         ...
 
 
@@ -64,5 +70,13 @@ class ChangeFeed(Protocol):
     """What changed lately, at the cost of what changed. Every method raises `RegistryError`."""
 
     def changed(self) -> Snapshot:
-        """The models in which a stage changed since the last call, read in full; every model at the first call."""
+        """The models in which a stage changed since the last call, read in full; every model at the first call.
+
+        A version or an alias that came or went with a stage change is in it too; a model that was deleted or
+        renamed away, and an alias that was moved, are not.
+        """
+        ...
+
+    def cost(self, models: int) -> int:
+        """How many requests `ModelRegistry.snapshot` makes to read so many models by name."""
         ...
