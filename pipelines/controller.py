@@ -1,0 +1,313 @@
+"""The loop: watch the registry, open or supersede rollouts, tick each, keep what is live alive.
+
+One controller works at a time, the one that holds the lease. A round reads everything it needs from the store
+and the platform, so that another controller can take over between any two rounds. Whatever goes wrong in one
+model's work is logged and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from monitoring.notify import Alert, Severity
+from pipelines.intents import Managed, emptied, rollout_id, wish
+from pipelines.live import Live, cooled, retired, upkeep
+from pipelines.policy import Policy
+from pipelines.promotion import FAILURES, Ports, Promotion, World
+from pipelines.rollout import Event, Goal, Intent, Origin, Phase, Rollout, Seen
+from pipelines.store import Conflict, Inbox, Lease
+from registry_hooks.model_version import Channel, Snapshot, Transition
+from registry_hooks.watcher import Watcher, transitions
+from serving.revision import Revision
+
+log = logging.getLogger(__name__)
+
+STEERING = frozenset({Goal.ABORT, Goal.PAUSE, Goal.RESUME})
+"""Goals that concern the rollout in progress; all others ask for one of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the controller looks."""
+
+    poll_seconds: float = 5.0
+    """Between two looks at the registry, unless a hint comes."""
+    tick_seconds: float = 0.5
+    """Between two rounds while a rollout is in progress; otherwise rounds keep to `poll_seconds`."""
+    lease_seconds: float = 10.0
+    """How long another controller waits after the last sign of life of this one."""
+
+
+class Controller:
+    """Runs every model of one installation."""
+
+    def __init__(
+        self,
+        name: str,
+        ports: Ports,
+        promotion: Promotion,
+        watcher: Watcher,
+        inbox: Inbox,
+        lease: Lease,
+        policy: Callable[[str], Policy | None],
+        clock: Callable[[], datetime],
+        pace: Pace,
+        threads: int = 8,
+    ) -> None:
+        self._name, self._ports, self._promotion, self._watcher = name, ports, promotion, watcher
+        self._inbox, self._lease, self._policy, self._clock, self._pace = inbox, lease, policy, clock, pace
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tick")
+        self._woken = threading.Event()
+        self._hints: set[str] = set()
+        self._looked: datetime | None = None
+        self._fresh = False
+        self._before: Snapshot | None = None
+        self.leading = False
+
+    def wake(self, model: str | None = None) -> None:
+        """Something may have changed, in `model` where it is known: look at once."""
+        if model is not None:
+            self._hints.add(model)
+        self._woken.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; the lease is given back at the end."""
+        while not stop.is_set():
+            busy = self._survive(self.round, "the round") or False
+            self._woken.wait(self._pace.tick_seconds if busy else self._pace.poll_seconds)
+            self._woken.clear()
+        self._survive(partial(self._lease.release, self._name), "the lease")
+        self._pool.shutdown()
+
+    def round(self) -> bool:
+        """Everything once; whether more is to be done soon. False as well while another controller leads."""
+        led, self.leading = self.leading, self._lease.acquire(self._name, self._pace.lease_seconds)
+        if not self.leading:
+            self._before = None
+            return False
+        if not led:
+            log.info("%s leads", self._name)
+        self._survive(self._look, "the look at the registry")
+        self._open()
+        active = self._tick()
+        self._keep(active)
+        return bool(active) or bool(self._hints)
+
+    def _survive(self, work: Callable[[], bool | None], what: str) -> bool | None:
+        """The one place where any failure is survived: it is logged, and the next round tries again."""
+        try:
+            return work()
+        except FAILURES as error:
+            log.warning("%s: %s", what, error)
+        except Exception:
+            log.exception("%s failed", what)
+        return None
+
+    # The registry
+
+    def _look(self) -> None:
+        """Read what changed, and turn it into intents in the same transaction that remembers it."""
+        now = self._clock()
+        active = self._ports.rollouts.active()
+        hints = self._hints | {rollout.intent.model for rollout in active}
+        if not self._due(now) and not self._hints:
+            return
+        self._hints -= hints
+        self._fresh = False
+        after = self._watcher.look(now, hints)
+        before = self._known()
+        changed = transitions(before, after)
+        lives = {live.model: live for live in self._ports.rollouts.lives()}
+        wishes = [w for t in changed if (w := self._wish(t, lives, active, now)) is not None]
+        self._inbox.observe(after, wishes, [_wished(intent, now) for intent in wishes])
+        self._before = _merged(before, after)
+        self._looked, self._fresh = now, True
+        self._empties({t.version.model for t in changed}, lives, active, wishes, now)
+
+    def _due(self, now: datetime) -> bool:
+        return self._looked is None or (now - self._looked).total_seconds() >= self._pace.poll_seconds
+
+    def _known(self) -> Snapshot:
+        if self._before is None:
+            self._before = self._inbox.before()
+        return self._before
+
+    def _wish(
+        self, transition: Transition, lives: dict[str, Live], active: Sequence[Rollout], now: datetime
+    ) -> Intent | None:
+        model = transition.version.model
+        policy = self._policy(model)
+        if policy is None:
+            return None
+        own = tuple(rollout for rollout in active if rollout.intent.model == model)
+        return wish(transition, Managed(policy.live, policy.pre_live, lives.get(model), own), now)
+
+    def _empties(
+        self,
+        models: Collection[str],
+        lives: dict[str, Live],
+        active: Sequence[Rollout],
+        wishes: Sequence[Intent],
+        now: datetime,
+    ) -> None:
+        """A live channel that became empty: keep the traffic and say so, or retire the model."""
+        for model in models:
+            live, policy = lives.get(model), self._policy(model)
+            under_way = [r for r in active if r.intent.model == model]
+            if live is None or policy is None or any(intent.model == model for intent in wishes):
+                continue
+            if emptied(live.channel, live, self._holders(model, live.channel) or (), under_way):
+                self._emptied(live, policy, now)
+
+    def _emptied(self, live: Live, policy: Policy, now: datetime) -> None:
+        if policy.on_empty == "remove":
+            intent_id = f"retire-{live.model}-{live.serial}"
+            reason = f"{live.channel} is empty"
+            self._inbox.submit(
+                Intent(intent_id, Goal.RETIRE, live.channel, live.model, None, Origin.TRANSITION, now, reason=reason)
+            )
+            return
+        stable = live.stable.version if live.stable else live.model
+        text = f"{live.channel} is empty; traffic stays on {stable}"
+        self._ports.rollouts.keep(live, [Event(live.model, now, "alert", text)])
+        self._ports.notifier.notify(Alert(Severity.WARNING, live.model, f"{live.channel} is empty", text, now))
+
+    def _holders(self, model: str, channel: Channel) -> frozenset[int] | None:
+        """Versions that hold the channel, or None while the registry cannot be read."""
+        if not self._fresh:
+            return None
+        holdings = self._known().holdings
+        return frozenset(h.version.version for h in holdings if h.version.model == model and h.channel == channel)
+
+    # Rollouts
+
+    def _open(self) -> None:
+        """Begin the rollouts that are wished and possible; settle what became pointless."""
+        waiting = self._inbox.pending()
+        if not waiting:
+            return
+        active = {rollout.key: rollout for rollout in self._ports.rollouts.active()}
+        newest = {(i.model, i.channel): i for i in waiting if i.goal not in STEERING}
+        for intent in waiting:
+            key = intent.model, intent.channel
+            if intent.goal in STEERING:
+                outcome = None if key in active else "nothing is in progress"
+            elif newest[key] != intent:
+                outcome = f"superseded by version {newest[key].version}"
+            else:
+                outcome = self._begin(intent, active.get(key))
+            if outcome is not None:
+                self._inbox.settle([intent.id], outcome)
+
+    def _begin(self, intent: Intent, active: Rollout | None) -> str | None:
+        """The outcome of `intent`, or None where it has to wait for the active rollout to end."""
+        if active is not None:
+            same = active.intent.version == intent.version and active.phase is not Phase.ROLLING_BACK
+            return f"rollout {active.id} is in progress" if same and not active.settled else None
+        live = self._live(intent.model)
+        if intent.goal is Goal.RETIRE:
+            return self._retire(live)
+        policy = self._policy(intent.model)
+        if policy is None:
+            return f"no policy manages {intent.model}"
+        stable = live.stable if live and intent.goal is not Goal.READY else None
+        if stable is not None and stable.version.version == intent.version:
+            return f"{stable.version} is live already"
+        return self._opened(intent, policy, stable)
+
+    def _opened(self, intent: Intent, policy: Policy, stable: Revision | None) -> str:
+        now = self._clock()
+        rollout = Rollout(
+            id=rollout_id(intent),
+            intent=intent,
+            policy=policy.rollout,
+            phase=Phase.CHECKING,
+            begun=now,
+            entered=now,
+            stable=stable,
+            claimed=intent.origin is Origin.TRANSITION,
+        )
+        try:
+            self._ports.rollouts.save(rollout)
+        except Conflict:
+            log.info("rollout %s was begun before", rollout.id)
+        return f"rollout {rollout.id}"
+
+    def _retire(self, live: Live | None) -> str:
+        if live is None:
+            return "nothing is live"
+        now = self._clock()
+        self._ports.rollouts.keep(retired(live, now), [Event(live.model, now, "alert", "retired: its channel is empty")])
+        return "retired"
+
+    def _live(self, model: str) -> Live | None:
+        found = [live for live in self._ports.rollouts.lives() if live.model == model]
+        return max(found, key=lambda live: live.since, default=None)
+
+    def _tick(self) -> tuple[Rollout, ...]:
+        """Tick every active rollout; those that are not settled afterwards."""
+        active = self._ports.rollouts.active()
+        if not active:
+            return ()
+        waiting = self._inbox.pending()
+        world = self._world()
+        lives = {live.model: live for live in self._ports.rollouts.lives()}
+        work = [partial(self._tick_one, rollout, world, waiting, lives.get(rollout.intent.model)) for rollout in active]
+        list(self._pool.map(lambda tick: self._survive(tick, "a tick"), work))
+        return self._ports.rollouts.active()
+
+    def _tick_one(self, rollout: Rollout, world: World, waiting: Sequence[Intent], live: Live | None) -> None:
+        asked = [i for i in waiting if (i.model, i.channel) == rollout.key]
+        holders = self._holders(rollout.intent.model, rollout.intent.channel)
+        saved = self._promotion.tick(rollout, world, holders, asked, live)
+        steering = [intent.id for intent in asked if intent.goal in STEERING]
+        if steering:
+            self._inbox.settle(steering, f"rollout {saved.id}")
+        if saved.serial != rollout.serial and (saved.phase, saved.settled) != (rollout.phase, rollout.settled):
+            self.wake(saved.intent.model)
+
+    def _world(self) -> World:
+        """One look at target and gateway; what does not answer is None."""
+        revisions = routes = None
+        try:
+            revisions = self._ports.target.status()
+            routes = self._ports.router.get_weights()
+        except FAILURES as error:
+            log.warning("the platform could not be read: %s", error)
+        return World(self._clock(), revisions, routes)
+
+    # What is live
+
+    def _keep(self, active: Sequence[Rollout]) -> None:
+        """Upkeep of every model that has anything running, routed or live."""
+        world = self._world()
+        if world.revisions is None or world.routes is None:
+            return
+        lives = {live.model: live for live in self._ports.rollouts.lives()}
+        present = {status.revision.version.model for status in world.revisions.values()} | set(world.routes)
+        for model in present | set(lives):
+            own = [rollout for rollout in active if rollout.intent.model == model]
+            self._survive(partial(self._keep_one, model, lives.get(model), own, world), f"the upkeep of {model}")
+
+    def _keep_one(self, model: str, live: Live | None, active: Sequence[Rollout], world: World) -> None:
+        if live is not None and cooled(live, world.at) != live:
+            live = self._ports.rollouts.keep(cooled(live, world.at))
+        for action in upkeep(model, live, active, Seen(revisions=world.revisions, routes=world.routes)):
+            self._promotion.apply(action)
+
+
+def _merged(before: Snapshot, after: Snapshot) -> Snapshot:
+    """`before` with everything that `after` says about its models."""
+    told = after.models | after.gone
+    kept = frozenset(h for h in before.holdings if h.version.model not in told)
+    return Snapshot((before.models | after.models) - after.gone, kept | after.holdings)
+
+
+def _wished(intent: Intent, now: datetime) -> Event:
+    return Event(intent.model, now, "intent", f"{intent.goal.value}: {intent.reason}", intent.version, actor=intent.actor)

@@ -1,0 +1,227 @@
+"""One tick of one rollout: see, advance, save, reconcile, apply.
+
+The first failure ends the tick and the next one repeats it. Nothing is applied that was not saved before, so
+whatever a crash interrupts is asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from monitoring.blocks import Block, BlockError, BlockSource
+from monitoring.notify import Alert, Notifier, Severity
+from pipelines import evidence
+from pipelines.advance import advance, judgement
+from pipelines.gates import Gates
+from pipelines.live import Live, promoted
+from pipelines.reconcile import PREFIX, Action, Annotate, Assign, Build, RemoveRoute, SetWeights, Start, Stop, reconcile
+from pipelines.rollout import FINAL, Event, Intent, Phase, Rollout, Seen
+from pipelines.store import RolloutStore, StoreError
+from registry_hooks.model_version import ModelVersion
+from registry_hooks.registry import ModelRegistry, RegistryError, UnknownVersion
+from serving.image import ImageBuilder, ImageError, ImageRequest, ImageStatus
+from serving.revision import RevisionStatus
+from serving.router import Route, RouterError, TrafficRouter
+from serving.target import ServingTarget, TargetError
+
+FAILURES = (RegistryError, ImageError, TargetError, RouterError, BlockError, StoreError)
+"""What a port may raise; each has `retryable`."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside that a rollout touches."""
+
+    registry: ModelRegistry
+    builder: ImageBuilder
+    target: ServingTarget
+    router: TrafficRouter
+    blocks: BlockSource
+    gates: Gates
+    rollouts: RolloutStore
+    notifier: Notifier
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What one look at the platform gave, shared by all ticks of a round; None is 'could not be observed'."""
+
+    at: datetime
+    revisions: Mapping[str, RevisionStatus] | None = field(default=None, hash=False)
+    routes: Mapping[str, Route] | None = field(default=None, hash=False)
+
+
+class Promotion:
+    """Ticks rollouts. Safe to call from several threads for different rollouts."""
+
+    def __init__(self, ports: Ports, server: str, url: Callable[[str], str]) -> None:
+        """`server` is the digest of the model server's files, `url` gives a model's address at the gateway."""
+        self._ports = ports
+        self._server = server
+        self._url = url
+        self._sources: dict[ModelVersion, str] = {}
+
+    def tick(
+        self,
+        rollout: Rollout,
+        world: World,
+        holders: frozenset[int] | None,
+        asked: Sequence[Intent] = (),
+        live: Live | None = None,
+    ) -> Rollout:
+        """Take `rollout` one step further; the saved state afterwards. Raises one of `FAILURES`."""
+        seen = self._see(rollout, world, holders, asked)
+        saved = self._save(rollout, advance(rollout, seen, world.at), live, world.at)
+        for action in reconcile(saved, seen):
+            saved = self._apply(saved, action, world.at)
+        if saved.settled:
+            self._ports.blocks.forget(saved.id)
+        return saved
+
+    def apply(self, action: Action) -> None:
+        """Carry out one action that belongs to no rollout. Raises one of `FAILURES`."""
+        match action:
+            case Start(revision):
+                self._ports.target.start(revision)
+            case Stop(revision_id):
+                self._ports.target.stop(revision_id)
+            case SetWeights(route):
+                self._ports.router.set_weights(route)
+            case RemoveRoute(model):
+                self._ports.router.remove(model)
+            case Assign(version, channel, leave):
+                self._ports.registry.assign(version, channel, leave=leave)
+            case Build() | Annotate():
+                raise TypeError(f"{action} needs its rollout")
+
+    def _see(
+        self, rollout: Rollout, world: World, holders: frozenset[int] | None, asked: Sequence[Intent]
+    ) -> Seen:
+        missing = rollout.claimed and holders is not None and rollout.version.version not in holders
+        candidate = world.revisions.get(rollout.candidate.id) if world.revisions and rollout.candidate else None
+        return Seen(
+            image=self._image(rollout) if rollout.phase is Phase.BUILDING else None,
+            revisions=world.revisions,
+            routes=world.routes,
+            holders=holders,
+            gone=missing and self._gone(rollout.version),
+            gates=self._ports.gates.run(rollout, candidate),
+            blocks=self._blocks(rollout),
+            asked=tuple(asked),
+        )
+
+    def _image(self, rollout: Rollout) -> ImageStatus | None:
+        try:
+            return self._ports.builder.find(self._request(rollout))
+        except (RegistryError, ImageError) as error:
+            log.warning("rollout %s: the image could not be looked up: %s", rollout.id, error)
+            return None
+
+    def _request(self, rollout: Rollout) -> ImageRequest:
+        version = rollout.version
+        if version not in self._sources:
+            self._sources[version] = self._ports.registry.describe(version).source
+        return ImageRequest(version, self._sources[version], self._server)
+
+    def _gone(self, version: ModelVersion) -> bool:
+        try:
+            self._ports.registry.describe(version)
+        except UnknownVersion:
+            return True
+        except RegistryError:
+            return False
+        return False
+
+    def _blocks(self, rollout: Rollout) -> tuple[Block, ...] | None:
+        if rollout.evidence is None or rollout.phase in FINAL:
+            return None
+        try:
+            return self._ports.blocks.blocks(rollout.id, rollout.evidence.block)
+        except BlockError as error:
+            log.warning("rollout %s: no evidence could be read: %s", rollout.id, error)
+            return None
+
+    def _save(self, before: Rollout, after: Rollout, live: Live | None, now: datetime) -> Rollout:
+        if after == before:
+            return before
+        turned = (after.phase, after.step) != (before.phase, before.step)
+        succeeded = turned and after.phase is Phase.SUCCEEDED
+        now_live = promoted(live, after, now) if succeeded else None
+        saved = self._ports.rollouts.save(after, now_live, (_told(after, now),) if turned else ())
+        if turned:
+            log.info("rollout %s of %s: %s %s", saved.id, saved.version, saved.phase.value, saved.reason)
+            self._alert(saved, now)
+        return saved
+
+    def _alert(self, rollout: Rollout, now: datetime) -> None:
+        severity = _SEVERITY.get(rollout.phase)
+        if severity is not None:
+            title = f"rollout of {rollout.version} {rollout.phase.value}"
+            self._ports.notifier.notify(Alert(severity, rollout.intent.model, title, rollout.reason, now))
+
+    def _apply(self, rollout: Rollout, action: Action, now: datetime) -> Rollout:
+        try:
+            return self._applied(rollout, action)
+        except UnknownVersion as error:
+            log.warning("rollout %s: %s", rollout.id, error)
+            return self._given_up(rollout, str(error), now)
+        except FAILURES as error:
+            if error.retryable:
+                raise
+            return self._given_up(rollout, str(error), now)
+
+    def _applied(self, rollout: Rollout, action: Action) -> Rollout:
+        match action:
+            case Build():
+                self._ports.builder.build(self._request(rollout))
+            case Annotate():
+                return self._annotated(rollout, action)
+            case _:
+                self.apply(action)
+        return rollout
+
+    def _annotated(self, rollout: Rollout, note: Annotate) -> Rollout:
+        tags = {**note.tags, PREFIX + "url": self._url(rollout.intent.model) if rollout.weight else ""}
+        files = {}
+        if note.evidence:
+            record = evidence.record(rollout)
+            files[evidence.name(record)] = record
+            tags[PREFIX + "evidence"] = evidence.name(record)
+        self._ports.registry.annotate(rollout.version, tags, files)
+        return self._ports.rollouts.save(replace(rollout, annotated=note.digest))
+
+    def _given_up(self, rollout: Rollout, why: str, now: datetime) -> Rollout:
+        """A port refused for good: a rollout under way is taken back, a finished one is left as it is."""
+        if rollout.phase in FINAL:
+            told = Event(rollout.intent.model, now, "alert", why, rollout.intent.version, rollout.id)
+            return self._ports.rollouts.save(replace(rollout, settled=True), events=(told,))
+        return rollout if rollout.trouble else self._ports.rollouts.save(replace(rollout, trouble=why))
+
+
+_SEVERITY = {
+    Phase.PAUSED: Severity.WARNING,
+    Phase.FAILED: Severity.WARNING,
+    Phase.HALTED: Severity.CRITICAL,
+}
+
+
+def _told(rollout: Rollout, now: datetime) -> Event:
+    said = judgement(rollout)
+    numbers: dict[str, object] = {"phase": rollout.phase.value, "step": rollout.step, "weight": rollout.weight}
+    if said is not None:
+        numbers |= {"stable": list(said.stable), "candidate": list(said.candidate)}
+    return Event(
+        model=rollout.intent.model,
+        at=now,
+        kind="phase",
+        text=f"{rollout.phase.value}: {rollout.reason}".rstrip(": "),
+        version=rollout.intent.version,
+        rollout=rollout.id,
+        actor=rollout.intent.actor,
+        data=numbers,
+    )
