@@ -224,12 +224,24 @@ def _pause(rollout: Rollout, reason: str, now: datetime, *, held: bool) -> Rollo
 
 def _rolling_back(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     """Over as soon as the candidate is seen without traffic; halted where that cannot be had in time."""
-    if seen.routes is not None and not seen.share(rollout.candidate):
+    if _back_in_force(rollout, seen):
         return _enter(rollout, Phase.FAILED, now, keep_reason=True)
     if not _passed(rollout, now):
         return rollout
     left = "no other revision is ready" if not seen.ready(rollout.stable) else "the gateway did not follow"
     return replace(_enter(rollout, Phase.HALTED, now), reason=f"{rollout.reason}; traffic stays where it is: {left}")
+
+
+def _back_in_force(rollout: Rollout, seen: Seen) -> bool:
+    """No request reaches the candidate any more, nor will one by a route that was asked for earlier."""
+    if not rollout.steered:
+        return True
+    if seen.routes is None:
+        return False
+    route = seen.routes.get(rollout.intent.model)
+    if rollout.stable is None:
+        return route is None
+    return route is not None and route.step == rollout.tag and not seen.share(rollout.candidate)
 
 
 def _settle(rollout: Rollout, seen: Seen) -> Rollout:
@@ -244,7 +256,9 @@ def _back(rollout: Rollout, reason: str, now: datetime) -> Rollout:
 
 
 def _enter(rollout: Rollout, phase: Phase, now: datetime, *, keep_reason: bool = False) -> Rollout:
-    return replace(rollout, phase=phase, entered=now, reason=rollout.reason if keep_reason else "")
+    steered = rollout.steered or phase in (Phase.PROGRESSING, Phase.PROMOTING)
+    reason = rollout.reason if keep_reason else ""
+    return replace(rollout, phase=phase, entered=now, reason=reason, steered=steered)
 
 
 def _last(seen: Seen, goal: Goal) -> Intent | None:

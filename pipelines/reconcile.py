@@ -113,6 +113,9 @@ def expected(rollout: Rollout) -> frozenset[tuple[ModelVersion, Channel, Change]
 
 def registry_actions(rollout: Rollout, seen: Seen) -> tuple[Assign | Annotate, ...]:
     """What the registry does not show yet. Empty once a final rollout is told in full."""
+    moved_on = rollout.intent.goal is Goal.READY and seen.holders is not None and rollout.claimed
+    if moved_on and rollout.version.version not in (seen.holders or ()):
+        return ()
     if seen.gone:
         return tuple(_put_back(rollout, seen)) if rollout.phase is Phase.FAILED else ()
     return (*_channel(rollout, seen), *_tags(rollout))
@@ -132,7 +135,7 @@ def _revision(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:
 
 
 def _traffic(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:
-    if not steers(rollout) or seen.routes is None or rollout.phase is Phase.HALTED:
+    if not steers(rollout) or not rollout.steered or seen.routes is None or rollout.phase is Phase.HALTED:
         return ()
     wanted = _route(rollout, seen)
     if wanted is None:
@@ -144,7 +147,7 @@ def _route(rollout: Rollout, seen: Seen) -> Route | None:
     """The route that the saved state asks for; None while a revision that would get more is not ready."""
     candidate, stable = rollout.candidate, rollout.stable
     if rollout.phase is Phase.ROLLING_BACK or candidate is None:
-        return route_to(stable, seen) if stable is not None and seen.ready(stable) else None
+        return route_to(stable, seen, rollout.tag) if stable is not None and seen.ready(stable) else None
     if not seen.ready(candidate):
         return None
     if stable is None or rollout.weight == 100:
@@ -156,12 +159,12 @@ def _route(rollout: Rollout, seen: Seen) -> Route | None:
     return Route(rollout.intent.model, weights, ends, step=rollout.tag, candidate=candidate.id)
 
 
-def route_to(revision: Revision, seen: Seen) -> Route | None:
+def route_to(revision: Revision, seen: Seen, tag: str = "") -> Route | None:
     """All traffic to `revision`; None where it has no address."""
     status = seen.status(revision)
     if status is None or not status.addresses:
         return None
-    return Route(revision.version.model, Weights.all_to(revision), {revision.id: status.addresses})
+    return Route(revision.version.model, Weights.all_to(revision), {revision.id: status.addresses}, step=tag)
 
 
 def _without_stable(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:

@@ -160,6 +160,8 @@ class Rollout:
     """Paused by a person, so that evidence alone does not resume it."""
     claimed: bool = False
     """The candidate was seen in its channel; leaving it from now on is an abort."""
+    steered: bool = False
+    """The rollout has asked for weights of its own; going back has to be seen in the data plane."""
     superseded: bool = False
     """A newer intent has the channel now."""
     reason: str = ""
@@ -202,8 +204,11 @@ class Rollout:
 
     @property
     def tag(self) -> str:
-        """Marks every request that is routed under the present step."""
-        return f"{self.id}/{self.step}"
+        """Marks the route of the present step, and every request under it.
+
+        Going back has a mark of its own: seeing it in force is the proof that no older route is still to come.
+        """
+        return f"{self.id}/back" if self.phase is Phase.ROLLING_BACK else f"{self.id}/{self.step}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,36 @@
+"""The whole engine in random worlds: ports that fail, candidates that die, people who change their minds, crashes.
+
+`PROMOTE_WORLDS=20000 pytest tests/simulation/test_engine.py` plays more of them; a failing seed is printed and
+`PROMOTE_SEED=<seed>` plays it alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from tests.simulation.world import Broken, World
+
+WORLDS = int(os.environ.get("PROMOTE_WORLDS", "2000"))
+CHUNK = 100
+
+
+def play(seed: int) -> None:
+    world = World(seed)
+    try:
+        world.play(rounds=world.dice.randint(10, 60))
+        world.heal()
+        world.check_rest()
+    except Broken as broken:
+        raise AssertionError(f"world {seed}: {broken}; play it with PROMOTE_SEED={seed}") from broken
+
+
+@pytest.mark.parametrize("first", range(0, WORLDS, CHUNK))
+def test_no_world_breaks_an_invariant(first: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    only = os.environ.get("PROMOTE_SEED")
+    seeds = [int(only)] if only else range(first, first + CHUNK)
+    for seed in seeds:
+        play(seed)

@@ -1,0 +1,363 @@
+"""A small world around the controller: everything it touches in memory, a clock, people, faults and crashes.
+
+Every random choice comes from one seed. What the engine does is watched from outside: `Watched` ports check
+each action against the truth at the moment it is made.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from monitoring.analysis import AnalysisPolicy
+from monitoring.blocks import ArmCount
+from monitoring.notify import Alert
+from pipelines.controller import Controller, Pace
+from pipelines.policy import Policy
+from pipelines.promotion import Ports, Promotion
+from pipelines.rollout import GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
+from registry_hooks.model_version import Channel, ModelVersion
+from registry_hooks.watcher import Watcher
+from serving.image import ImageRequest
+from serving.revision import Revision, RevisionState, RevisionStatus
+from serving.router import Route
+from tests.fakes.blocks import FakeBlocks
+from tests.fakes.image import FakeImageBuilder
+from tests.fakes.registry import FakeRegistry
+from tests.fakes.router import FakeRouter
+from tests.fakes.store import FakeStore
+from tests.fakes.target import Behaviour, FakeTarget
+
+POLICY = RolloutPolicy(
+    steps=(10, 50, 100),
+    step_min_seconds=2.0,
+    step_max_seconds=120.0,
+    build_seconds=60.0,
+    ready_seconds=60.0,
+    promote_seconds=60.0,
+    pause_seconds=300.0,
+    keep_warm_seconds=90.0,
+    analysis=AnalysisPolicy(margin_points=0.05),
+)
+
+
+class Crash(BaseException):
+    """The controller died here."""
+
+
+class Fuse:
+    """Lets the controller die at the n-th call of any port, before or after the call did its work."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+
+    def burn(self) -> None:
+        if self.left is None:
+            return
+        self.left -= 1
+        if self.left <= 0:
+            self.left = None
+            raise Crash
+
+    def around(self, port: Any) -> Any:
+        return _Fused(port, self)
+
+
+class _Fused:
+    def __init__(self, port: Any, fuse: Fuse) -> None:
+        self._port, self._fuse = port, fuse
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+        if not callable(method):
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._fuse.burn()
+            result = method(*args, **kwargs)
+            self._fuse.burn()
+            return result
+
+        return call
+
+
+class Broken(AssertionError):
+    """The engine did what it must never do."""
+
+
+class WatchedRouter(FakeRouter):
+    """Checks that traffic is only ever raised to revisions that are ready."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(delay=world.dice.choice((0, 0, 1, 3)))
+        self._world = world
+
+    def set_weights(self, route: Route) -> None:
+        if not self.broken:
+            before = self.in_force(route.model)
+            for revision, share in route.weights.shares.items():
+                raised = share > (before.weights.shares.get(revision, 0) if before else 0)
+                if raised and not self._world.was_ready(revision):
+                    raise Broken(f"{share} % to {revision}, which is not ready")
+        super().set_weights(route)
+
+    def in_force(self, model: str) -> Route | None:
+        return self._force.get(model)
+
+
+class WatchedTarget(FakeTarget):
+    """Checks that nothing is stopped that has traffic, is live or is to be kept warm."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(clock=lambda: world.now)
+        self._world = world
+        self.seen: dict[str, RevisionStatus] = {}
+
+    def status(self) -> dict[str, RevisionStatus]:  # type: ignore[override]
+        self.seen = dict(super().status())
+        return self.seen
+
+    def stop(self, revision_id: str) -> None:
+        if not self.broken:
+            self._world.may_stop(revision_id)
+        super().stop(revision_id)
+
+
+class WatchedRegistry(FakeRegistry):
+    """Checks that the live version loses its channel only once the candidate is seen with all traffic."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(clock=lambda: world.now)
+        self._world = world
+
+    def assign(self, version: ModelVersion, channel: Channel | None, *, leave: Channel | None = None) -> None:
+        live = self._world.live(version.model)
+        stage_taken = leave == self._world.channel and live is not None and live.stable is not None
+        if not self.broken and stage_taken and live.stable.version == version:
+            raise Broken(f"{version} is live and was taken out of {leave}")
+        super().assign(version, channel, leave=leave)
+
+
+class World:
+    """One seed's world. `play` makes it happen, `heal` lets it come to rest, `check_rest` says what has to hold then."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.channel = self.dice.choice((Channel.parse("Production"), Channel.parse("@champion")))
+        self.policy = Policy(live=self.channel, pre_live=Channel.parse("Staging"), rollout=POLICY)
+        self.fuse = Fuse()
+        self.registry, self.target, self.router = WatchedRegistry(self), WatchedTarget(self), WatchedRouter(self)
+        self.builder, self.blocks = FakeImageBuilder(self.dice.randint(1, 3)), FakeBlocks()
+        self.store = FakeStore(clock=lambda: self.now)
+        self.alerts: list[Alert] = []
+        self.gate_fails: set[int] = set()
+        self.error_rates: dict[int, float] = {}
+        self.people: list[str] = []
+        self.model = "churn"
+        self.starts()
+
+    # What the controller is given.
+
+    def starts(self) -> None:
+        """A controller starts, with nothing in its memory."""
+        self.registry.restart_feed()
+        fused = self.fuse.around
+        ports = Ports(
+            fused(self.registry), fused(self.builder), fused(self.target), fused(self.router), fused(self.blocks),
+            self, fused(self.store), self,
+        )  # fmt: skip
+        watcher = Watcher(ports.registry, fused(self.registry), self.aliased, 600, 60.0)
+        self.controller = Controller(
+            "one", ports, Promotion(ports, "server", lambda model: f"http://gateway/models/{model}"), watcher,
+            fused(self.store), fused(self.store), lambda _: self.policy, lambda: self.now, Pace(5.0, 0.5, 10.0), threads=1,
+        )  # fmt: skip
+
+    def aliased(self) -> list[str]:
+        return [self.model] if self.model in self.registry.models else []
+
+    def run(self, rollout: Rollout, candidate: RevisionStatus | None) -> tuple[GateResult, ...] | None:
+        """The gates: fail for the versions that were chosen to fail."""
+        if rollout.phase not in (Phase.CHECKING, Phase.PROVING):
+            return None
+        bad = rollout.phase is Phase.PROVING and rollout.version.version in self.gate_fails
+        return (GateResult("chosen", passed=not bad, detail="chosen to fail" if bad else ""),)
+
+    def notify(self, alert: Alert) -> None:
+        self.alerts.append(alert)
+
+    # The truth that the watched ports ask for.
+
+    def live(self, model: str) -> Any:
+        return next((live for live in self.store.lives() if live.model == model), None) if not self.store.broken else None
+
+    def was_ready(self, revision_id: str) -> bool:
+        status = self.target.seen.get(revision_id)
+        return status is not None and status.state is RevisionState.READY
+
+    def may_stop(self, revision_id: str) -> None:
+        route = self.router.in_force(self.model)
+        if route is not None and route.weights.shares.get(revision_id):
+            raise Broken(f"{revision_id} has traffic and was stopped")
+        live = self.live(self.model)
+        if live is None:
+            return
+        if live.stable is not None and live.stable.id == revision_id:
+            raise Broken(f"{revision_id} is live and was stopped")
+        if any(kept.revision.id == revision_id and kept.until > self.now for kept in live.warm):
+            raise Broken(f"{revision_id} was to be kept warm and was stopped")
+
+    # What happens.
+
+    def play(self, rounds: int) -> None:
+        for _ in range(3):
+            self.registry.register(self.model)
+        for _ in range(rounds):
+            self.pass_time(self.dice.choice((0.5, 0.5, 2.0, 5.0, 20.0)))
+            for event in self.dice.sample(EVENTS, k=self.dice.choice((0, 0, 1, 1, 2))):
+                event(self)
+            if self.dice.random() < 0.3:
+                self.fuse.left = self.dice.randint(1, 40)
+            self.round()
+
+    def round(self) -> None:
+        try:
+            self.controller.round()
+        except Crash:
+            self.starts()
+        self.fuse.left = None
+        self.one_each()
+
+    def one_each(self) -> None:
+        if self.store.broken:
+            return
+        keys = [rollout.key for rollout in self.store.active()]
+        if len(keys) != len(set(keys)):
+            raise Broken(f"several active rollouts of one channel: {keys}")
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        route = self.router.in_force(self.model)
+        if route is None or "/" not in route.step or route.candidate is None:
+            return
+        rollout, step = route.step.split("/")
+        version = int(route.candidate.split("-v")[1].split("-")[0])
+        weight = route.weights.shares.get(route.candidate, 0)
+        for _ in range(int(min(seconds, 10))):
+            arms = self._arm(100 - weight, 0.01), self._arm(weight, self.error_rates.get(version, 0.01))
+            self.blocks.add(rollout, int(step), *arms, at=self.now.timestamp())
+
+    def _arm(self, requests: int, rate: float) -> ArmCount:
+        return ArmCount(requests, sum(self.dice.random() < rate for _ in range(requests)))
+
+    def heal(self) -> None:
+        """Everything works from now on, nobody does anything more, and time goes by until all is at rest."""
+        for port in (self.registry, self.target, self.router, self.builder, self.blocks, self.store):
+            port.broken = False
+        self.target.behaviour = Behaviour()
+        self.target.behaviours.clear()
+        for count in range(600):
+            self.pass_time(2.0 if count < 300 else 20.0)
+            self.round()
+            if count > 60 and not self.store.active() and not self.store.pending():
+                break
+
+    def check_rest(self) -> None:
+        """Nothing is under way, nothing is left over, and registry, gateway and processes tell the same story."""
+        if self.store.active() or self.store.pending():
+            raise Broken(f"never came to rest: {self.store.active()} {self.store.pending()}")
+        self.pass_time(POLICY.keep_warm_seconds + 1)
+        for _ in range(6):
+            self.pass_time(6.0)
+            self.round()
+        live = self.live(self.model)
+        stable: Revision | None = live.stable if live else None
+        wanted = {stable.id} if stable else set()
+        if set(self.target.seen) != wanted:
+            raise Broken(f"revisions {set(self.target.seen)} run, {wanted} should")
+        route = self.router.in_force(self.model)
+        if (set(route.weights.shares) if route else set()) != wanted:
+            raise Broken(f"the gateway sends to {route}, {wanted} is live")
+
+
+def _version(world: World) -> int:
+    versions = list(world.registry.models[world.model].versions)
+    return world.dice.choice(versions)
+
+
+def promote(world: World) -> None:
+    """A person puts a version into the live channel."""
+    version = _version(world)
+    world.error_rates.setdefault(version, world.dice.choice((0.01, 0.01, 0.3)))
+    if world.channel.name == "champion":
+        world.registry.set_alias(world.model, "champion", version)
+    else:
+        world.registry.transition_stage(world.model, version, "Production", world.dice.random() < 0.5)
+
+
+def move(world: World) -> None:
+    """A person moves a version somewhere else."""
+    if world.channel.name == "champion" and world.dice.random() < 0.5:
+        world.registry.set_alias(world.model, "champion", None)
+    else:
+        world.registry.transition_stage(world.model, _version(world), world.dice.choice(("Staging", "Archived", "None")))
+
+
+def register(world: World) -> None:
+    version = world.registry.register(world.model).version
+    if world.dice.random() < 0.2:
+        world.gate_fails.add(version)
+    if world.dice.random() < 0.2:
+        world.builder.fails[ModelVersion(world.model, version)] = "no such package"
+
+
+def delete(world: World) -> None:
+    if world.dice.random() < 0.3 and len(world.registry.models[world.model].versions) > 2:
+        world.registry.delete_version(world.model, _version(world))
+
+
+def command(world: World) -> None:
+    """A command reaches the inbox."""
+    if world.store.broken:
+        return
+    goal = world.dice.choice((Goal.LIVE, Goal.LIVE, Goal.ABORT, Goal.PAUSE, Goal.RESUME, Goal.RESTORE))
+    name = f"command-{world.dice.random()}"
+    world.store.submit(
+        Intent(name, goal, world.channel, world.model, _version(world), Origin.COMMAND, world.now, actor="someone")
+    )
+
+
+def fault(world: World) -> None:
+    """A port fails, or works again."""
+    port: Any = world.dice.choice(
+        (world.registry, world.target, world.router, world.builder, world.blocks, world.store)
+    )
+    port.broken = not port.broken
+
+
+def death(world: World) -> None:
+    """A revision ends by itself, or the next ones behave badly."""
+    running = [key for key, status in world.target.seen.items() if status.state is RevisionState.READY]
+    if running and world.dice.random() < 0.5:
+        key = world.dice.choice(running)
+        if key in world.target._running:
+            world.target.kill(key)
+    world.target.behaviour = world.dice.choice(
+        (Behaviour(), Behaviour(), Behaviour(ready_after=6), Behaviour(ready_after=10**6), Behaviour(dies_after=3))
+    )
+
+
+def restart_gateway(world: World) -> None:
+    world.router.restart(lose=world.dice.random() < 0.3)
+
+
+def crash(world: World) -> None:
+    """The controller is killed between two rounds."""
+    world.starts()
+
+
+EVENTS: list[Callable[[World], None]] = [
+    promote, promote, promote, move, register, delete, command, fault, fault, death, restart_gateway, crash,
+]  # fmt: skip
