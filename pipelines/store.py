@@ -36,7 +36,8 @@ class RolloutStore(Protocol):
         """Insert (serial 0) or replace (same serial) the rollout, in one transaction with `live` and `events`.
 
         Returns it with the next serial. `Conflict` where the stored serial differs, or where a second rollout
-        that is not settled would exist for the model and channel. `live` is compared and set in the same way.
+        that is not settled would exist for the model and channel; nothing is saved then. `live` is compared and
+        set in the same way.
         """
         ...
 
@@ -61,11 +62,17 @@ class Inbox(Protocol):
     """What the registry showed last, and the intents that wait. Every method raises `StoreError`."""
 
     def before(self) -> Snapshot:
-        """The registry as it was when it was last looked at; `models` holds every model known to exist."""
+        """The registry as it was when it was last looked at; `models` holds every model known to exist.
+
+        Only models and holdings are kept: `gone`, `at` and `idle` are empty.
+        """
         ...
 
     def observe(self, after: Snapshot, intents: Sequence[Intent], events: Sequence[Event] = ()) -> None:
-        """Replace what `before` says of `after.models`, forget `after.gone`, and add `intents`, in one transaction."""
+        """Replace what `before` says of `after.models`, forget `after.gone`, and add `intents`, in one transaction.
+
+        Since when an alias is held is kept from the first time it was seen: the registry does not tell it.
+        """
         ...
 
     def submit(self, intent: Intent) -> None:
@@ -77,17 +84,39 @@ class Inbox(Protocol):
         ...
 
     def settle(self, ids: Collection[str], outcome: str) -> None:
-        """Mark intents as done with, for the reason `outcome`."""
+        """Mark intents as done with, for the reason `outcome`; the first outcome of an intent stays."""
+        ...
+
+
+class Lookup(Protocol):
+    """Single records by id, for whoever follows one. Every method raises `StoreError`."""
+
+    def rollout(self, rollout_id: str) -> Rollout | None:
+        """The rollout, settled or not; None where there is none."""
+        ...
+
+    def outcome(self, intent_id: str) -> str | None:
+        """The outcome of a settled intent; None while it waits, and where there is none."""
         ...
 
 
 class History(Protocol):
     """What happened, append-only. Every method raises `StoreError`."""
 
-    def append(self, events: Sequence[Event]) -> None: ...
+    def append(self, events: Sequence[Event]) -> None:
+        """Add `events`, in their order; nothing that was added is ever changed or removed."""
+        ...
 
     def read(self, model: str | None = None, limit: int = 100) -> tuple[Event, ...]:
         """The newest `limit` events, of one model or of all, oldest of them first."""
+        ...
+
+
+class DriftRuns(Protocol):
+    """When models were checked for drift. Raises `StoreError`. A check is recorded by its event."""
+
+    def last_drift(self, model: str) -> datetime | None:
+        """Time of the newest event of kind ``drift``; None where the model was never checked."""
         ...
 
 
