@@ -1,0 +1,289 @@
+"""The commands over HTTP, with an OpenAPI document; thin, it decides nothing.
+
+Handlers are plain functions, so that FastAPI runs them in its thread pool: the store and the registry block.
+Every refusal is one JSON object with the same three keys.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
+from urllib.parse import unquote
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from pipelines.commands import Accepted, Allowed, Commands
+from pipelines.overview import Overview
+from pipelines.refusal import Code, CommandError, from_registry, from_store
+from pipelines.rollout import Event
+from pipelines.status import IntentStatus, RolloutStatus, Status
+from pipelines.store import StoreError
+from registry_hooks.registry import RegistryError
+
+_STATUS = {
+    Code.UNKNOWN_MODEL: 404,
+    Code.UNKNOWN_VERSION: 404,
+    Code.UNKNOWN_ROLLOUT: 404,
+    Code.UNKNOWN_INTENT: 404,
+    Code.NO_REPORT: 404,
+    Code.FORBIDDEN: 403,
+    Code.INVALID: 422,
+    Code.UNAUTHORIZED: 401,
+    Code.REGISTRY_UNREACHABLE: 503,
+    Code.REGISTRY_REFUSED: 502,
+    Code.STORE_UNREACHABLE: 503,
+    Code.FAILED: 500,
+}
+"""HTTP status of a refusal; every other one is 409, a conflict with how things are."""
+
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Refusal(BaseModel):
+    """Every answer that is not a success."""
+
+    error: Code
+    message: str = Field(description="one line")
+    hint: str = Field("", description="what to do")
+    field: str | None = Field(None, description="the field that is wrong, where it is one")
+
+
+class Wish(BaseModel):
+    """What a command may carry."""
+
+    actor: str | None = Field(None, description="who asks, where the header x-actor does not say it", max_length=200)
+
+
+class PromoteWish(Wish):
+    """Which version to make live."""
+
+    version: int = Field(ge=1)
+    dry_run: bool = Field(False, description="check and plan only")
+
+
+class Hint(BaseModel):
+    """Where to look."""
+
+    model: str | None = None
+
+
+class Move(BaseModel):
+    """A transition that somebody is about to make."""
+
+    model: str
+    version: int
+    channel: str = Field(description="a stage, ``None`` among them, or @alias")
+
+
+class Health(BaseModel):
+    """The controller process is there."""
+
+    status: str = "ok"
+
+
+def create_api(
+    commands: Commands,
+    overview: Overview,
+    *,
+    drift: Callable[[str], object],
+    wake: Callable[[str | None], object],
+    metrics: CollectorRegistry,
+    token: str | None = None,
+    routers: Sequence[APIRouter] = (),
+) -> FastAPI:
+    """The application. `drift` checks one model now; `routers` verify their callers themselves, without the token."""
+    app = FastAPI(title="mlflow-promote", responses={"default": {"model": Refusal}}, redoc_url=None)
+    for router in (*routers, _open_routes()):
+        app.include_router(router)
+    open_paths = frozenset(
+        {"/healthz", *(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))}
+    )
+    for router in (
+        _questions(overview),
+        _wishes(commands),
+        _drift(overview, drift),
+        _hooks(commands, wake),
+        _metrics(metrics),
+    ):
+        app.include_router(router)
+    _refusals(app)
+    _guard(app, token, open_paths)
+    return app
+
+
+def _guard(app: FastAPI, token: str | None, open_paths: frozenset[str]) -> None:
+    """Let only the token's bearers in; without a token, only programs of this machine and no web page."""
+
+    @app.middleware("http")
+    async def check(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        refused = None if request.url.path in open_paths else _stranger(request, token)
+        return await proceed(request) if refused is None else _refusal(refused)
+
+
+def _stranger(request: Request, token: str | None) -> CommandError | None:
+    if token is not None:
+        given = dict(request.scope["headers"]).get(b"authorization", b"")
+        if hmac.compare_digest(given, f"Bearer {token}".encode()):
+            return None
+        hint = "send 'Authorization: Bearer <token>'; the command line takes it from PROMOTE_TOKEN"
+        return CommandError(Code.UNAUTHORIZED, "the bearer token is missing or wrong", hint)
+    own = f"{request.url.scheme}://{request.url.netloc}"
+    if request.url.hostname in _LOOPBACK and request.headers.get("origin", own) == own:
+        return None
+    hint = "set a token in the settings to be reached by other names or from web pages"
+    return CommandError(Code.FORBIDDEN, f"without a token only {', '.join(_LOOPBACK)} are answered", hint)
+
+
+def _named(x_actor: Annotated[str, Header(max_length=600)] = "") -> str:
+    """Who asks, as the percent-encoded header says."""
+    return unquote(x_actor)
+
+
+Named = Annotated[str, Depends(_named)]
+
+
+def _who(named: str, wish: Wish | None) -> str:
+    return named or (wish.actor if wish and wish.actor else "http")
+
+
+def _open_routes() -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    def healthz() -> Health:
+        return Health()
+
+    return router
+
+
+def _questions(overview: Overview) -> APIRouter:
+    router = APIRouter(tags=["questions"])
+
+    @router.get("/status")
+    def status(model: str | None = None) -> Status:
+        return overview.status(model)
+
+    @router.get("/models/{model}")
+    def model_status(model: str) -> Status:
+        return overview.status(model)
+
+    @router.get("/models/{model}/history")
+    def history(model: str, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict[str, tuple[Event, ...]]:
+        return {"events": overview.events(model, limit)}
+
+    @router.get("/rollouts/{rollout}")
+    def rollout(rollout: str) -> RolloutStatus:
+        return overview.rollout(rollout)
+
+    @router.get("/intents/{intent}")
+    def intent(intent: str) -> IntentStatus:
+        return overview.intent(intent)
+
+    return router
+
+
+def _wishes(commands: Commands) -> APIRouter:
+    router = APIRouter(tags=["commands"])
+
+    @router.post("/models/{model}/promote", status_code=202)
+    def promote(model: str, wish: PromoteWish, named: Named) -> Accepted:
+        """Make the version live, through the canary."""
+        return commands.promote(model, wish.version, _who(named, wish), dry_run=wish.dry_run)
+
+    for command in (commands.rollback, commands.abort, commands.pause, commands.resume):
+        router.post(f"/models/{{model}}/{command.__name__}", status_code=202)(_steering(command))
+    return router
+
+
+def _steering(command: Callable[[str, str], Accepted]) -> Callable[..., Accepted]:
+    def steer(model: str, named: Named, wish: Wish | None = None) -> Accepted:
+        return command(model, _who(named, wish))
+
+    steer.__name__, steer.__doc__ = command.__name__, command.__doc__
+    return steer
+
+
+def _drift(overview: Overview, check: Callable[[str], object]) -> APIRouter:
+    router = APIRouter(tags=["drift"])
+
+    @router.post("/models/{model}/drift")
+    def run(model: str) -> Event:
+        """Check the model for drift now, and answer when the check is done."""
+        overview.status(model)
+        check(model)
+        return overview.drift_report(model)
+
+    @router.get("/models/{model}/drift")
+    def report(model: str) -> Event:
+        """The last check."""
+        return overview.drift_report(model)
+
+    return router
+
+
+def _hooks(commands: Commands, wake: Callable[[str | None], object]) -> APIRouter:
+    router = APIRouter(prefix="/hooks", tags=["hooks"])
+
+    @router.post("/wake", status_code=202)
+    def hint(hint: Hint) -> Health:
+        """Something changed in the registry: look now."""
+        wake(hint.model)
+        return Health()
+
+    @router.post("/allowed")
+    def allowed(move: Move) -> Allowed:
+        """Whether somebody may make this transition now."""
+        return commands.allowed(move.model, move.version, move.channel)
+
+    return router
+
+
+def _metrics(registry: CollectorRegistry) -> APIRouter:
+    router = APIRouter(tags=["metrics"])
+
+    @router.get("/metrics", response_class=Response)
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _refusals(app: FastAPI) -> None:
+    @app.exception_handler(CommandError)
+    def refused(_: Request, error: CommandError) -> JSONResponse:
+        return _refusal(error)
+
+    @app.exception_handler(RegistryError)
+    def registry(_: Request, error: RegistryError) -> JSONResponse:
+        return _refusal(from_registry(error))
+
+    @app.exception_handler(StoreError)
+    def store(_: Request, error: StoreError) -> JSONResponse:
+        return _refusal(from_store(error))
+
+    @app.exception_handler(HTTPException)
+    def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        hint = "the document at /openapi.json lists every path"
+        refusal = CommandError(Code.UNKNOWN_PATH, f"{request.method} {request.url.path}: {error.detail}", hint)
+        return _refusal(refusal, error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        hint = "the document at /openapi.json describes every field"
+        return _refusal(CommandError(Code.INVALID, f"{name}: {first['msg']}", hint, field=name))
+
+
+def _refusal(error: CommandError, status: int | None = None) -> JSONResponse:
+    body = Refusal(error=error.code, message=str(error), hint=error.hint, field=error.field)
+    headers = {"www-authenticate": "Bearer"} if error.code is Code.UNAUTHORIZED else None
+    return JSONResponse(body.model_dump(mode="json"), status or _STATUS.get(error.code, 409), headers)

@@ -1,0 +1,214 @@
+"""How the command line shows things: tables for people on a terminal, plain lines where nobody watches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.client import Json
+
+_COLOURS = {"succeeded": "green", "failed": "red", "halted": "red", "rolling_back": "yellow", "paused": "yellow"}
+
+
+def out() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """One JSON object on standard output, for programs."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_refusal(message: str, hint: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[red]error:[/] {escape(message)}")
+    if hint:
+        console.print(f"  {escape(hint)}")
+
+
+class Progress(Protocol):
+    """Shows how a rollout is doing, each time it is told."""
+
+    def __call__(self, rollout: Json) -> None: ...
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """A display that renews itself on a terminal, a line per change elsewhere, nothing where `quiet`."""
+    console = out()
+    if quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            yield lambda rollout: live.update(rollout_view(rollout))
+    else:
+        yield Lines(console)
+
+
+@dataclass(slots=True)
+class Lines:
+    """Prints a line whenever something about the rollout changed that a reader of a log wants to know."""
+
+    console: Console
+    _last: tuple[Any, ...] = field(default=())
+
+    def __call__(self, rollout: Json) -> None:
+        tenth = int(10 * rollout["evidence"]["progress"]) if rollout["evidence"] else 0
+        now = (rollout["phase"], rollout["weight"], tenth)
+        if now != self._last:
+            self._last = now
+            self.console.print(Text(line(rollout)))
+
+
+def line(rollout: Json) -> str:
+    """The rollout in one line."""
+    parts = [rollout["phase"], f"weight {rollout['weight']} %"]
+    evidence = rollout["evidence"]
+    if evidence:
+        parts.append(f"evidence {evidence['progress']:.0%}")
+        parts += [f"{arm} {_count(evidence[arm])}" for arm in ("stable", "candidate")]
+    if rollout["reason"]:
+        parts.append(rollout["reason"])
+    return ", ".join(parts)
+
+
+def rollout_view(rollout: Json) -> Group:
+    """The rollout as it is now, for a display that renews itself."""
+    phase = Text(rollout["phase"], style=_COLOURS.get(rollout["phase"], "cyan"))
+    head = Text.assemble(f"{rollout['model']} {rollout['version']}  ", phase, f"  weight {rollout['weight']} %")
+    rows: list[Text | Table] = [head]
+    if rollout["evidence"]:
+        rows.append(_evidence(rollout["evidence"]))
+    if rollout["reason"]:
+        rows.append(Text(rollout["reason"], style="dim"))
+    return Group(*rows)
+
+
+def _evidence(evidence: Json) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("evidence", ProgressBar(total=1.0, completed=evidence["progress"], width=40))
+    table.add_row("stable", _count(evidence["stable"]))
+    table.add_row("candidate", _count(evidence["candidate"]))
+    return table
+
+
+def _count(arm: Json) -> str:
+    return f"{arm['requests']:,} requests, {arm['errors']:,} failed"
+
+
+def status_view(status: Json) -> Group:
+    """Every model in a table, what is under way below it, then what is wrong."""
+    models = Table(box=None, header_style="bold")
+    for title in ("model", "channel", "live", "since", "traffic", "rollout"):
+        models.add_column(title, overflow="fold")
+    for model in status["models"]:
+        models.add_row(*map(_cell, _model_row(model)))
+    rows: list[Text | Table | Group] = (
+        [models] if status["models"] else [Text("nothing is live and nothing is under way")]
+    )
+    rows += [rollout_view(rollout) for model in status["models"] for rollout in model["rollouts"]]
+    rows += [Text(f"problem: {text}", style="yellow") for text in _problems(status)]
+    rows.append(Text(_footer(status), style="dim"))
+    return Group(*rows)
+
+
+def _cell(text: str) -> Text:
+    return Text(text)
+
+
+def _model_row(model: Json) -> Iterable[str]:
+    yield model["model"]
+    yield model["channel"]
+    yield f"version {model['version']}" if model["version"] is not None else "nothing"
+    yield _ago(model["since"])
+    weights = model["weights"]
+    yield "unknown" if weights is None else ", ".join(f"{share} % {name}" for name, share in weights.items()) or "none"
+    yield "; ".join(f"{r['version']} {r['phase']}" for r in model["rollouts"]) or "-"
+
+
+def _problems(status: Json) -> list[str]:
+    return [*status["problems"], *(f"{m['model']}: {text}" for m in status["models"] for text in m["problems"])]
+
+
+def _footer(status: Json) -> str:
+    leader = status["controller"]
+    parts = [f"controller {leader['holder']}" if leader else "no controller is at work"]
+    if status["alias_delay_seconds"] is not None:
+        parts.append(f"a moved alias is noticed within {status['alias_delay_seconds']:.0f} s")
+    parts += [
+        f"{m['model']} {kept['version']} is kept warm for {_left(kept['until'])}"
+        for m in status["models"]
+        for kept in m["warm"]
+    ]
+    return "; ".join(parts)
+
+
+def history_view(events: Iterable[Json]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("time", "kind", "version", "rollout", "actor", "what"):
+        table.add_column(title, overflow="fold")
+    for event in events:
+        version = "" if event["version"] is None else str(event["version"])
+        cells = [
+            _local(event["at"]),
+            event["kind"],
+            version,
+            event["rollout"] or "",
+            event["actor"] or "",
+            event["text"],
+        ]
+        table.add_row(*map(_cell, cells))
+    return table
+
+
+def report_view(event: Json) -> Group:
+    """One drift check: what it concluded, and the numbers behind it."""
+    rows = [Text(f"{_local(event['at'])}  {event['text']}")]
+    rows += [Text(f"  {name}: {_plain(value)}") for name, value in event["data"].items()]
+    return Group(*rows)
+
+
+def checks_view(checks: Iterable[Json]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("", "check", "what was found", "what to do"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        mark = Text("ok", style="green") if check["ok"] else Text("no", style="red")
+        table.add_row(mark, *map(_cell, (check["name"], check["detail"], check["advice"])))
+    return table
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _local(at: str) -> str:
+    return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _ago(at: str | None) -> str:
+    return f"{_span(datetime.now(UTC) - datetime.fromisoformat(at))} ago" if at else "-"
+
+
+def _left(until: str) -> str:
+    return _span(datetime.fromisoformat(until) - datetime.now(UTC))
+
+
+def _span(length: Any) -> str:
+    seconds = max(0, int(length.total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
