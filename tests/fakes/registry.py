@@ -104,11 +104,12 @@ class FakeRegistry:
         self._answer()
         names = frozenset(self.models if models is None else models)
         there = names & self.models.keys()
+        now = self.clock()
         return Snapshot(
             models=there,
-            holdings=frozenset(holding for name in there for holding in self._holdings(name)),
+            holdings=frozenset(holding for name in there for holding in self._holdings(name, now)),
             gone=names - there,
-            at=self.clock(),
+            at=now,
             idle={
                 ModelVersion(name, number): version.changed
                 for name in there
@@ -185,13 +186,13 @@ class FakeRegistry:
             raise UnknownVersion(f"there is no {version}")
         return model.versions[version.version]
 
-    def _holdings(self, name: str) -> Iterable[Holding]:
+    def _holdings(self, name: str, now: datetime) -> Iterable[Holding]:
         model = self.models[name]
         for number, version in model.versions.items():
             if version.stage in STAGES:
                 yield Holding(ModelVersion(name, number), Channel(ChannelKind.STAGE, version.stage), version.changed)
         for alias, holder in model.aliases.items():
-            yield Holding(ModelVersion(name, holder), Channel(ChannelKind.ALIAS, alias), self.clock())
+            yield Holding(ModelVersion(name, holder), Channel(ChannelKind.ALIAS, alias), now)
 
     def _enter(self, version: ModelVersion, channel: Channel) -> None:
         model = self.models[version.model]
