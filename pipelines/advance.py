@@ -69,8 +69,14 @@ def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
 
 
 def _newer(rollout: Rollout, intent: Intent) -> bool:
+    """Whether the intent takes the channel over. Wanting the stable version back is an abort, nothing newer."""
     wants = (Goal.LIVE, Goal.RESTORE, Goal.READY, Goal.RETIRE)
-    return intent.goal in wants and intent.version != rollout.intent.version
+    return intent.goal in wants and intent.version != rollout.intent.version and not _wants_stable(rollout, intent)
+
+
+def _wants_stable(rollout: Rollout, intent: Intent) -> bool:
+    stable = rollout.stable.version.version if rollout.stable else None
+    return intent.goal in (Goal.LIVE, Goal.RESTORE) and stable is not None and intent.version == stable
 
 
 def _interruption(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
@@ -79,7 +85,8 @@ def _interruption(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
         return rollout.trouble
     if seen.gone:
         return f"version {rollout.version.version} was deleted from the registry"
-    if (abort := _last(seen, Goal.ABORT)) is not None:
+    abort = next((i for i in seen.asked if i.goal is Goal.ABORT or _wants_stable(rollout, i)), None)
+    if abort is not None:
         return _by("aborted", abort)
     if rollout.superseded:
         return _superseded(rollout, seen)

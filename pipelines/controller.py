@@ -21,7 +21,7 @@ from pipelines.live import Live, cooled, retired, upkeep
 from pipelines.policy import Policy
 from pipelines.promotion import FAILURES, Ports, Promotion, World
 from pipelines.rollout import Event, Goal, Intent, Origin, Phase, Rollout, Seen
-from pipelines.store import Conflict, Inbox, Lease
+from pipelines.store import Conflict, Inbox, Lease, StoreError
 from registry_hooks.model_version import Channel, Snapshot, Transition
 from registry_hooks.watcher import Watcher, transitions
 from serving.revision import Revision
@@ -120,13 +120,20 @@ class Controller:
             return
         self._hints -= hints
         self._fresh = False
-        after = self._watcher.look(now, hints)
-        before = self._known()
-        changed = transitions(before, after)
+        after = self._watcher.look(now, hints, self._known().models)
+        try:
+            self._took(after, active, now)
+        except StoreError:
+            self._watcher.put_back(after)
+            raise
+
+    def _took(self, after: Snapshot, active: Sequence[Rollout], now: datetime) -> None:
+        """Remember what was seen, together with what is wished by it."""
+        changed = transitions(self._known(), after)
         lives = {live.model: live for live in self._ports.rollouts.lives()}
         wishes = [w for t in changed if (w := self._wish(t, lives, active, now)) is not None]
         self._inbox.observe(after, wishes, [_wished(intent, now) for intent in wishes])
-        self._before = _merged(before, after)
+        self._before = self._known().then(after)
         self._looked, self._fresh = now, True
         self._empties({t.version.model for t in changed}, lives, active, wishes, now)
 
@@ -243,7 +250,9 @@ class Controller:
         if live is None:
             return "nothing is live"
         now = self._clock()
-        self._ports.rollouts.keep(retired(live, now), [Event(live.model, now, "alert", "retired: its channel is empty")])
+        self._ports.rollouts.keep(
+            retired(live, now), [Event(live.model, now, "alert", "retired: its channel is empty")]
+        )
         return "retired"
 
     def _live(self, model: str) -> Live | None:
@@ -302,12 +311,7 @@ class Controller:
             self._promotion.apply(action)
 
 
-def _merged(before: Snapshot, after: Snapshot) -> Snapshot:
-    """`before` with everything that `after` says about its models."""
-    told = after.models | after.gone
-    kept = frozenset(h for h in before.holdings if h.version.model not in told)
-    return Snapshot((before.models | after.models) - after.gone, kept | after.holdings)
-
-
 def _wished(intent: Intent, now: datetime) -> Event:
-    return Event(intent.model, now, "intent", f"{intent.goal.value}: {intent.reason}", intent.version, actor=intent.actor)
+    return Event(
+        intent.model, now, "intent", f"{intent.goal.value}: {intent.reason}", intent.version, actor=intent.actor
+    )

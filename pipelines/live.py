@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pipelines.reconcile import Action, RemoveRoute, SetWeights, Start, Stop, route_to, runs, steers
+from pipelines.reconcile import Action, RemoveRoute, Start, Stop, put_in_force, route_to, runs, steers
 from pipelines.rollout import Goal, Rollout, Seen
 from registry_hooks.model_version import Channel
 from serving.revision import Revision, RevisionState
@@ -85,8 +85,8 @@ def _route(model: str, stable: Revision | None, seen: Seen) -> tuple[Action, ...
     present = seen.routes.get(model)
     if stable is None:
         return (RemoveRoute(model),) if present is not None else ()
-    wanted = route_to(stable, seen) if seen.ready(stable) else None
-    return (SetWeights(wanted),) if wanted is not None and wanted != present else ()
+    wanted = route_to(stable, seen)
+    return put_in_force(wanted, seen) if wanted is not None else ()
 
 
 def _claims(live: Live | None, rollouts: Iterable[Rollout]) -> Iterable[str]:

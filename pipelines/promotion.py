@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
-from monitoring.blocks import Block, BlockError, BlockSource
+from monitoring.blocks import Arm, Block, BlockError, BlockSource
 from monitoring.notify import Alert, Notifier, Severity
 from pipelines import evidence
 from pipelines.advance import advance, judgement
@@ -99,9 +99,7 @@ class Promotion:
             case Build() | Annotate():
                 raise TypeError(f"{action} needs its rollout")
 
-    def _see(
-        self, rollout: Rollout, world: World, holders: frozenset[int] | None, asked: Sequence[Intent]
-    ) -> Seen:
+    def _see(self, rollout: Rollout, world: World, holders: frozenset[int] | None, asked: Sequence[Intent]) -> Seen:
         missing = rollout.claimed and holders is not None and rollout.version.version not in holders
         candidate = world.revisions.get(rollout.candidate.id) if world.revisions and rollout.candidate else None
         return Seen(
@@ -214,7 +212,9 @@ def _told(rollout: Rollout, now: datetime) -> Event:
     said = judgement(rollout)
     numbers: dict[str, object] = {"phase": rollout.phase.value, "step": rollout.step, "weight": rollout.weight}
     if said is not None:
-        numbers |= {"stable": list(said.stable), "candidate": list(said.candidate)}
+        numbers |= {
+            arm.value: asdict(count) for arm, count in ((Arm.STABLE, said.stable), (Arm.CANDIDATE, said.candidate))
+        }
     return Event(
         model=rollout.intent.model,
         at=now,

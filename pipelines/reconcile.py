@@ -84,7 +84,12 @@ def reconcile(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:
     """The actions still needed, in the order in which they have to be applied."""
     if rollout.settled:
         return ()
-    return (*_image(rollout, seen), *_revision(rollout, seen), *_traffic(rollout, seen), *registry_actions(rollout, seen))
+    return (
+        *_image(rollout, seen),
+        *_revision(rollout, seen),
+        *_traffic(rollout, seen),
+        *registry_actions(rollout, seen),
+    )
 
 
 def steers(rollout: Rollout) -> bool:
@@ -140,16 +145,24 @@ def _traffic(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:
     wanted = _route(rollout, seen)
     if wanted is None:
         return _without_stable(rollout, seen)
-    return () if seen.routes.get(wanted.model) == wanted else (SetWeights(wanted),)
+    return put_in_force(wanted, seen)
+
+
+def put_in_force(wanted: Route, seen: Seen) -> tuple[Action, ...]:
+    """Ask for `wanted`, unless it is in force or would raise the share of a revision that is not ready."""
+    present = seen.routes.get(wanted.model) if seen.routes is not None else None
+    before = present.weights.shares if present is not None else {}
+    raised = [revision for revision, share in wanted.weights.shares.items() if share > before.get(revision, 0)]
+    statuses = [(seen.revisions or {}).get(revision) for revision in raised]
+    ready = all(status is not None and status.ready for status in statuses)
+    return (SetWeights(wanted),) if ready and wanted != present else ()
 
 
 def _route(rollout: Rollout, seen: Seen) -> Route | None:
-    """The route that the saved state asks for; None while a revision that would get more is not ready."""
+    """The route that the saved state asks for; None while a revision in it has no address."""
     candidate, stable = rollout.candidate, rollout.stable
     if rollout.phase is Phase.ROLLING_BACK or candidate is None:
-        return route_to(stable, seen, rollout.tag) if stable is not None and seen.ready(stable) else None
-    if not seen.ready(candidate):
-        return None
+        return route_to(stable, seen, rollout.tag) if stable is not None else None
     if stable is None or rollout.weight == 100:
         return route_to(candidate, seen)
     weights = Weights.split(stable, candidate, rollout.weight)
@@ -179,7 +192,7 @@ def _channel(rollout: Rollout, seen: Seen) -> tuple[Assign, ...]:
     if seen.holders is None or rollout.intent.goal is Goal.READY or rollout.phase is Phase.HALTED:
         return ()
     if rollout.phase is Phase.FAILED:
-        return (*_take_out(rollout, seen), *_put_back(rollout, seen))
+        return (*_put_back(rollout, seen), *_take_out(rollout, seen))
     if rollout.phase is Phase.SUCCEEDED:
         return (*_put_in(rollout, seen), *_others_out(rollout, seen))
     unclaimed = not rollout.claimed and rollout.phase is not Phase.ROLLING_BACK
@@ -192,12 +205,12 @@ def _put_in(rollout: Rollout, seen: Seen) -> list[Assign]:
 
 
 def _take_out(rollout: Rollout, seen: Seen) -> list[Assign]:
-    """The failed candidate goes back to where it came from. An alias simply moves or goes."""
+    """The failed candidate goes back to where it came from. An alias that moved already is not touched."""
     channel = rollout.intent.channel
     if seen.holders is None or rollout.version.version not in seen.holders:
         return []
     if channel.kind is ChannelKind.ALIAS:
-        return [Assign(rollout.version, None, leave=channel)] if rollout.stable is None else []
+        return [Assign(rollout.version, None, leave=channel)]
     came_from = rollout.intent.came_from
     origin = Channel(ChannelKind.STAGE, came_from) if came_from else None
     return [Assign(rollout.version, origin, leave=channel)]

@@ -11,25 +11,29 @@ import os
 
 import pytest
 
-from tests.simulation.world import Broken, World
+from tests.simulation.world import Broken, Bugs, World
 
 WORLDS = int(os.environ.get("PROMOTE_WORLDS", "2000"))
 CHUNK = 100
 
 
 def play(seed: int) -> None:
-    world = World(seed)
+    world, bugs = World(seed), Bugs()
+    logging.getLogger("pipelines.controller").addHandler(bugs)
     try:
-        world.play(rounds=world.dice.randint(10, 60))
+        world.play(rounds=world.dice.randint(20, 120))
         world.heal()
         world.check_rest()
+        assert not bugs.met, f"world {seed}: {bugs.met[0]}"
     except Broken as broken:
         raise AssertionError(f"world {seed}: {broken}; play it with PROMOTE_SEED={seed}") from broken
+    finally:
+        logging.getLogger("pipelines.controller").removeHandler(bugs)
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, CHUNK))
 def test_no_world_breaks_an_invariant(first: int, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL)
+    caplog.set_level(logging.ERROR)
     only = os.environ.get("PROMOTE_SEED")
     seeds = [int(only)] if only else range(first, first + CHUNK)
     for seed in seeds:

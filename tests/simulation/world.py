@@ -6,6 +6,7 @@ each action against the truth at the moment it is made.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,9 @@ from pipelines.controller import Controller, Pace
 from pipelines.policy import Policy
 from pipelines.promotion import Ports, Promotion
 from pipelines.rollout import GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
+from pipelines.store import StoreError
 from registry_hooks.model_version import Channel, ModelVersion
 from registry_hooks.watcher import Watcher
-from serving.image import ImageRequest
 from serving.revision import Revision, RevisionState, RevisionStatus
 from serving.router import Route
 from tests.fakes.blocks import FakeBlocks
@@ -83,8 +84,19 @@ class _Fused:
         return call
 
 
-class Broken(AssertionError):
-    """The engine did what it must never do."""
+class Broken(BaseException):
+    """The engine did what it must never do; no handler of the engine's may swallow it."""
+
+
+class Bugs(logging.Handler):
+    """Turns what the controller survived and should never have met into a failure of the world."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.met: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.met.append(self.format(record))
 
 
 class WatchedRouter(FakeRouter):
@@ -115,7 +127,7 @@ class WatchedTarget(FakeTarget):
         self._world = world
         self.seen: dict[str, RevisionStatus] = {}
 
-    def status(self) -> dict[str, RevisionStatus]:  # type: ignore[override]
+    def status(self) -> dict[str, RevisionStatus]:
         self.seen = dict(super().status())
         return self.seen
 
@@ -141,10 +153,11 @@ class WatchedRegistry(FakeRegistry):
 
 
 class World:
-    """One seed's world. `play` makes it happen, `heal` lets it come to rest, `check_rest` says what has to hold then."""
+    """One seed's world: `play` makes it happen, `heal` lets it rest, `check_rest` says what has to hold then."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
+        self.unrest = self.dice.choice((0.05, 0.15, 0.3, 0.7))
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.channel = self.dice.choice((Channel.parse("Production"), Channel.parse("@champion")))
         self.policy = Policy(live=self.channel, pre_live=Channel.parse("Staging"), rollout=POLICY)
@@ -157,13 +170,15 @@ class World:
         self.error_rates: dict[int, float] = {}
         self.people: list[str] = []
         self.model = "churn"
+        self.touched = self.now
+        """When a person last changed the registry."""
         self.starts()
 
     # What the controller is given.
 
     def starts(self) -> None:
         """A controller starts, with nothing in its memory."""
-        self.registry.restart_feed()
+        self.registry._seen = None
         fused = self.fuse.around
         ports = Ports(
             fused(self.registry), fused(self.builder), fused(self.target), fused(self.router), fused(self.blocks),
@@ -172,7 +187,7 @@ class World:
         watcher = Watcher(ports.registry, fused(self.registry), self.aliased, 600, 60.0)
         self.controller = Controller(
             "one", ports, Promotion(ports, "server", lambda model: f"http://gateway/models/{model}"), watcher,
-            fused(self.store), fused(self.store), lambda _: self.policy, lambda: self.now, Pace(5.0, 0.5, 10.0), threads=1,
+            fused(self.store), fused(self.store), lambda _: self.policy, lambda: self.now, Pace(), threads=1,
         )  # fmt: skip
 
     def aliased(self) -> list[str]:
@@ -191,7 +206,9 @@ class World:
     # The truth that the watched ports ask for.
 
     def live(self, model: str) -> Any:
-        return next((live for live in self.store.lives() if live.model == model), None) if not self.store.broken else None
+        if self.store.broken:
+            return None
+        return next((live for live in self.store.lives() if live.model == model), None)
 
     def was_ready(self, revision_id: str) -> bool:
         status = self.target.seen.get(revision_id)
@@ -214,11 +231,14 @@ class World:
     def play(self, rounds: int) -> None:
         for _ in range(3):
             self.registry.register(self.model)
+        promote(self)
         for _ in range(rounds):
             self.pass_time(self.dice.choice((0.5, 0.5, 2.0, 5.0, 20.0)))
-            for event in self.dice.sample(EVENTS, k=self.dice.choice((0, 0, 1, 1, 2))):
+            if self.dice.random() < self.unrest:
+                event = self.dice.choice(EVENTS)
                 event(self)
-            if self.dice.random() < 0.3:
+                self.touched = self.now if event in (promote, move, delete) else self.touched
+            if self.dice.random() < self.unrest / 2:
                 self.fuse.left = self.dice.randint(1, 40)
             self.round()
 
@@ -227,6 +247,8 @@ class World:
             self.controller.round()
         except Crash:
             self.starts()
+        except StoreError:
+            pass
         self.fuse.left = None
         self.one_each()
 
@@ -257,7 +279,8 @@ class World:
         for port in (self.registry, self.target, self.router, self.builder, self.blocks, self.store):
             port.broken = False
         self.target.behaviour = Behaviour()
-        self.target.behaviours.clear()
+        for running in self.target._running.values():
+            running.behaviour = Behaviour()
         for count in range(600):
             self.pass_time(2.0 if count < 300 else 20.0)
             self.round()
@@ -280,6 +303,19 @@ class World:
         route = self.router.in_force(self.model)
         if (set(route.weights.shares) if route else set()) != wanted:
             raise Broken(f"the gateway sends to {route}, {wanted} is live")
+        self._check_registry(stable)
+
+    def _check_registry(self, stable: Revision | None) -> None:
+        """What is live holds the channel, unless a person changed the registry after the last rollout began."""
+        last = next((r for r in self.store.rollouts(self.model, 100) if r.intent.goal is not Goal.READY), None)
+        if last is None or last.phase is Phase.HALTED or stable is None or last.begun <= self.touched:
+            return
+        if stable.version.version not in self.registry.models[self.model].versions:
+            return
+        held = self.registry.snapshot([self.model]).holdings
+        holders = {holding.version for holding in held if holding.channel == self.channel}
+        if holders != {stable.version}:
+            raise Broken(f"{stable.version} is live, {holders} hold {self.channel}")
 
 
 def _version(world: World) -> int:
@@ -302,7 +338,8 @@ def move(world: World) -> None:
     if world.channel.name == "champion" and world.dice.random() < 0.5:
         world.registry.set_alias(world.model, "champion", None)
     else:
-        world.registry.transition_stage(world.model, _version(world), world.dice.choice(("Staging", "Archived", "None")))
+        stage = world.dice.choice(("Staging", "Archived", "None"))
+        world.registry.transition_stage(world.model, _version(world), stage)
 
 
 def register(world: World) -> None:
