@@ -193,15 +193,17 @@ def _stamp(models: Iterable[RegisteredModel]) -> int:
 def _snapshot(
     at: datetime, models: Iterable[RegisteredModel], versions: Iterable[MlflowVersion], asked: Collection[str]
 ) -> Snapshot:
+    """MLflow 3.14 keeps the aliases of a deleted version: only versions that are there hold anything."""
     there = {model.name: model for model in models}
-    known = [(version, _version(version)) for version in versions if version.name in there]
-    staged = {holding for version, ours in known for holding in _staged(version, ours)}
+    known = {_version(version): version for version in versions if version.name in there}
+    staged = {holding for ours, version in known.items() for holding in _staged(version, ours)}
+    aliased = {holding for model in there.values() for holding in _aliased(model, at) if holding.version in known}
     return Snapshot(
         models=frozenset(there),
-        holdings=frozenset(staged.union(*(_aliased(model, at) for model in there.values()))),
+        holdings=frozenset(staged | aliased),
         gone=frozenset(asked) - there.keys(),
         at=at,
-        idle={ours: _time(version) for version, ours in known if version.current_stage not in STAGES},
+        idle={ours: _time(version) for ours, version in known.items() if version.current_stage not in STAGES},
     )
 
 
