@@ -192,9 +192,10 @@ def _channel(rollout: Rollout, seen: Seen) -> tuple[Assign, ...]:
     if seen.holders is None or rollout.intent.goal is Goal.READY or rollout.phase is Phase.HALTED:
         return ()
     if rollout.phase is Phase.FAILED:
-        return (*_put_back(rollout, seen), *_take_out(rollout, seen))
+        others = [] if rollout.superseded else _others_out(rollout, seen, rollout.stable)
+        return (*_put_back(rollout, seen), *_take_out(rollout, seen), *others)
     if rollout.phase is Phase.SUCCEEDED:
-        return (*_put_in(rollout, seen), *_others_out(rollout, seen))
+        return (*_put_in(rollout, seen), *_others_out(rollout, seen, rollout.candidate))
     unclaimed = not rollout.claimed and rollout.phase is not Phase.ROLLING_BACK
     return tuple(_put_in(rollout, seen)) if unclaimed else ()
 
@@ -224,15 +225,19 @@ def _put_back(rollout: Rollout, seen: Seen) -> list[Assign]:
     return [] if stable.version.version in seen.holders else [Assign(stable.version, rollout.intent.channel)]
 
 
-def _others_out(rollout: Rollout, seen: Seen) -> list[Assign]:
-    """Former holders of a stage are archived, but not those that a newer intent wants."""
+def _others_out(rollout: Rollout, seen: Seen, live: Revision | None) -> list[Assign]:
+    """Whoever else holds a stage is archived: former holders, and versions that were superseded before their turn.
+
+    Versions that a newer intent wants stay.
+    """
     channel = rollout.intent.channel
     if channel.kind is ChannelKind.ALIAS or seen.holders is None:
         return []
-    wanted = {intent.version for intent in seen.asked} | {rollout.version.version}
+    stay = {intent.version for intent in seen.asked} | {rollout.version.version}
+    stay |= {live.version.version} if live is not None else set()
     archive = Channel(ChannelKind.STAGE, "Archived")
     model = rollout.intent.model
-    return [Assign(ModelVersion(model, v), archive, leave=channel) for v in sorted(seen.holders - wanted)]
+    return [Assign(ModelVersion(model, v), archive, leave=channel) for v in sorted(seen.holders - stay)]
 
 
 def _tags(rollout: Rollout) -> tuple[Annotate, ...]:
