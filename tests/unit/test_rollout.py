@@ -1,0 +1,230 @@
+"""The engine's two decisions as tables: what follows from saved and seen, and what is still to be done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from monitoring.analysis import Evidence
+from monitoring.blocks import ArmCount, Block
+from pipelines.advance import advance, deadline
+from pipelines.reconcile import Annotate, Assign, Build, RemoveRoute, SetWeights, Start, expected, reconcile
+from pipelines.rollout import FINAL, GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy, Seen
+from registry_hooks.model_version import Change, Channel, ModelVersion
+from serving.image import BuildState, ImageStatus
+from serving.revision import Address, Revision, RevisionState, RevisionStatus, Weights
+from serving.router import Route
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=61)
+PRODUCTION, ALIAS = Channel.parse("Production"), Channel.parse("@champion")
+STABLE = Revision(ModelVersion("churn", 6), "image-6")
+CANDIDATE = Revision(ModelVersion("churn", 7), "image-7")
+ADDRESS = {STABLE.id: (Address("127.0.0.1", 1),), CANDIDATE.id: (Address("127.0.0.1", 2),)}
+POLICY = RolloutPolicy(steps=(5, 50, 100))
+OPEN = (Phase.CHECKING, Phase.BUILDING, Phase.STARTING, Phase.PROVING, Phase.PROGRESSING, Phase.PROMOTING)
+
+
+def intent(goal: Goal = Goal.LIVE, version: int | None = 7, channel: Channel = PRODUCTION) -> Intent:
+    return Intent("i", goal, channel, "churn", version, Origin.TRANSITION, NOW, actor="ada", came_from="Staging")
+
+
+def rollout(phase: Phase, **changes: object) -> Rollout:
+    late = phase not in (Phase.CHECKING, Phase.BUILDING)
+    begun = Rollout(
+        id="r",
+        intent=intent(),
+        policy=POLICY,
+        phase=phase,
+        begun=NOW,
+        entered=NOW,
+        stable=STABLE,
+        candidate=CANDIDATE if late else None,
+        claimed=True,
+        steered=phase in (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK, Phase.SUCCEEDED),
+        evidence=Evidence.start(POLICY.analysis, POLICY.steps) if phase is Phase.PROGRESSING else None,
+    )
+    return replace(begun, **changes)  # type: ignore[arg-type]
+
+
+def status(revision: Revision, state: RevisionState = RevisionState.READY, **more: object) -> RevisionStatus:
+    return replace(RevisionStatus(revision, state, ADDRESS[revision.id]), **more)  # type: ignore[arg-type]
+
+
+def route(weight: int, tag: str = "") -> Route:
+    weights = Weights.split(STABLE, CANDIDATE, weight)
+    ends = {key: ADDRESS[key] for key in weights.shares}
+    return Route("churn", weights, ends, tag, CANDIDATE.id if 0 < weight < 100 else None)
+
+
+def seen(weight: int = 0, tag: str = "", **changes: object) -> Seen:
+    world = Seen(
+        revisions={r.id: status(r) for r in (STABLE, CANDIDATE)},
+        routes={"churn": route(weight, tag)},
+        holders=frozenset({6, 7}),
+    )
+    return replace(world, **changes)  # type: ignore[arg-type]
+
+
+def blocks(stable: ArmCount, candidate: ArmCount, count: int) -> tuple[Block, ...]:
+    return tuple(Block(n, "r", 0, 0.0, 1.0, stable, candidate) for n in range(1, count + 1))
+
+
+GOOD = blocks(ArmCount(95, 0), ArmCount(20, 0), 200)
+BAD = blocks(ArmCount(95, 0), ArmCount(20, 10), 20)
+PASSED, FAILED = (GateResult("g", passed=True),), (GateResult("g", passed=False, detail="no"),)
+
+
+@pytest.mark.parametrize(
+    ("before", "world", "then"),
+    [
+        (rollout(Phase.CHECKING), seen(), Phase.CHECKING),
+        (rollout(Phase.CHECKING), seen(gates=PASSED), Phase.BUILDING),
+        (rollout(Phase.CHECKING), seen(gates=FAILED), Phase.ROLLING_BACK),
+        (rollout(Phase.BUILDING), seen(), Phase.BUILDING),
+        (rollout(Phase.BUILDING), seen(image=ImageStatus(BuildState.BUILDING)), Phase.BUILDING),
+        (rollout(Phase.BUILDING), seen(image=ImageStatus(BuildState.READY, "image-7")), Phase.STARTING),
+        (rollout(Phase.BUILDING), seen(image=ImageStatus(BuildState.FAILED)), Phase.ROLLING_BACK),
+        (rollout(Phase.STARTING), seen(), Phase.PROVING),
+        (rollout(Phase.STARTING), seen(revisions={}), Phase.STARTING),
+        (rollout(Phase.STARTING), seen(revisions=None), Phase.STARTING),
+        (
+            rollout(Phase.STARTING),
+            seen(revisions={CANDIDATE.id: status(CANDIDATE, RevisionState.FAILED, restarts=3)}),
+            Phase.ROLLING_BACK,
+        ),
+        (rollout(Phase.PROVING), seen(gates=PASSED), Phase.PROGRESSING),
+        (rollout(Phase.PROVING, stable=None), seen(gates=PASSED), Phase.PROMOTING),
+        (rollout(Phase.PROVING, intent=intent(Goal.RESTORE)), seen(gates=PASSED), Phase.PROMOTING),
+        (rollout(Phase.PROVING, intent=intent(Goal.READY)), seen(gates=PASSED), Phase.SUCCEEDED),
+        (rollout(Phase.PROVING), seen(revisions={}), Phase.ROLLING_BACK),
+        (rollout(Phase.PROGRESSING), seen(5, "r/0"), Phase.PROGRESSING),
+        (rollout(Phase.PROGRESSING), seen(5, "r/0", blocks=BAD), Phase.ROLLING_BACK),
+        (rollout(Phase.PROGRESSING, step=1), seen(50, "r/1", blocks=GOOD), Phase.PROMOTING),
+        (rollout(Phase.PROGRESSING, step=1), seen(5, "r/0", blocks=GOOD), Phase.PROGRESSING),
+        (rollout(Phase.PROMOTING), seen(50, "r/1"), Phase.PROMOTING),
+        (rollout(Phase.PROMOTING), seen(100), Phase.SUCCEEDED),
+        (rollout(Phase.PROMOTING), seen(100, routes=None), Phase.PROMOTING),
+        (rollout(Phase.ROLLING_BACK), seen(5, "r/0"), Phase.ROLLING_BACK),
+        (rollout(Phase.ROLLING_BACK), seen(0, "r/0"), Phase.ROLLING_BACK),
+        (rollout(Phase.ROLLING_BACK), seen(0, "r/back"), Phase.FAILED),
+        (rollout(Phase.ROLLING_BACK, steered=False), seen(), Phase.FAILED),
+        (rollout(Phase.ROLLING_BACK, stable=None), seen(routes={}), Phase.FAILED),
+    ],
+)
+def test_each_phase_leads_to_the_next_by_what_is_seen(before: Rollout, world: Seen, then: Phase) -> None:
+    assert advance(before, world, LATER).phase is then
+
+
+@pytest.mark.parametrize("phase", OPEN)
+@pytest.mark.parametrize(
+    ("world", "reason"),
+    [
+        (seen(asked=(intent(Goal.ABORT),)), "aborted by ada"),
+        (seen(asked=(intent(version=8),)), "superseded by version 8"),
+        (seen(asked=(intent(version=6),)), "aborted by ada"),
+        (seen(holders=frozenset({6})), "version 7 was taken out of Production"),
+        (seen(holders=frozenset({6}), gone=True), "version 7 was deleted from the registry"),
+    ],
+)
+def test_interruptions_take_every_open_phase_back(phase: Phase, world: Seen, reason: str) -> None:
+    after = advance(rollout(phase), world, LATER)
+    assert (after.phase, after.reason) == (Phase.ROLLING_BACK, reason)
+
+
+@pytest.mark.parametrize("phase", [p for p in Phase if p not in FINAL and p is not Phase.SHADOWING])
+def test_every_phase_that_is_not_final_ends_by_its_deadline(phase: Phase) -> None:
+    stuck = rollout(phase, resume=Phase.STARTING if phase is Phase.PAUSED else None)
+    nothing = Seen(holders=frozenset({7}))
+    over = NOW + timedelta(seconds=deadline(stuck) + 1)
+    assert advance(stuck, nothing, over).phase is not phase
+
+
+def test_a_step_lasts_its_time_however_clear_the_evidence() -> None:
+    before = rollout(Phase.PROGRESSING)
+    world = seen(5, "r/0", blocks=GOOD)
+    early = advance(before, world, NOW + timedelta(seconds=59))
+    assert (early.step, advance(early, replace(world, blocks=()), LATER).step) == (0, 1)
+
+
+def test_a_step_without_evidence_pauses_and_goes_on_once_it_comes() -> None:
+    hour = NOW + timedelta(seconds=3601)
+    paused = advance(rollout(Phase.PROGRESSING), seen(5, "r/0"), hour)
+    assert (paused.phase, paused.resume, paused.held) == (Phase.PAUSED, Phase.PROGRESSING, False)
+    assert advance(paused, seen(5, "r/0", blocks=GOOD), hour).phase is Phase.PROGRESSING
+
+
+def test_a_person_pauses_and_only_a_person_resumes_but_a_bad_candidate_goes_back() -> None:
+    held = advance(rollout(Phase.PROGRESSING), seen(5, "r/0", asked=(intent(Goal.PAUSE),)), LATER)
+    assert (held.phase, held.held, held.reason) == (Phase.PAUSED, True, "paused by ada")
+    assert advance(held, seen(5, "r/0", blocks=GOOD), LATER).phase is Phase.PAUSED
+    assert advance(held, seen(5, "r/0", blocks=BAD), LATER).phase is Phase.ROLLING_BACK
+    assert advance(held, seen(5, "r/0", asked=(intent(Goal.RESUME),)), LATER).phase is Phase.PROGRESSING
+
+
+def test_halted_where_the_stable_revision_does_not_come_back() -> None:
+    only = seen(50, "r/1", revisions={CANDIDATE.id: status(CANDIDATE)})
+    after = advance(rollout(Phase.ROLLING_BACK, reason="worse"), only, NOW + timedelta(seconds=601))
+    assert after.phase is Phase.HALTED
+    assert after.reason == "worse; traffic stays where it is: no other revision is ready"
+    assert not [a for a in reconcile(after, only) if isinstance(a, SetWeights)]
+
+
+@pytest.mark.parametrize(
+    ("saved", "world", "action"),
+    [
+        (rollout(Phase.BUILDING), seen(image=ImageStatus(BuildState.MISSING)), Build()),
+        (rollout(Phase.STARTING), seen(revisions={}), Start(CANDIDATE)),
+        (rollout(Phase.PROGRESSING), seen(), SetWeights(route(5, "r/0"))),
+        (rollout(Phase.PROMOTING), seen(50), SetWeights(route(100))),
+        (rollout(Phase.ROLLING_BACK), seen(50, "r/1"), SetWeights(route(0, "r/back"))),
+        (rollout(Phase.ROLLING_BACK, stable=None), seen(100), RemoveRoute("churn")),
+        (rollout(Phase.CHECKING, claimed=False), seen(holders=frozenset({6})), Assign(CANDIDATE.version, PRODUCTION)),
+        (rollout(Phase.FAILED), seen(), Assign(CANDIDATE.version, Channel.parse("Staging"), PRODUCTION)),
+        (rollout(Phase.FAILED), seen(holders=frozenset()), Assign(STABLE.version, PRODUCTION)),
+        (rollout(Phase.SUCCEEDED), seen(100), Assign(STABLE.version, Channel.parse("Archived"), PRODUCTION)),
+        (
+            rollout(Phase.FAILED, intent=intent(channel=ALIAS)),
+            seen(holders=frozenset({7})),
+            Assign(STABLE.version, ALIAS),
+        ),
+    ],
+)
+def test_what_is_missing_is_asked_for(saved: Rollout, world: Seen, action: object) -> None:
+    assert action in reconcile(saved, world)
+
+
+@pytest.mark.parametrize("phase", OPEN)
+def test_what_cannot_be_seen_is_not_acted_on(phase: Phase) -> None:
+    assert [a for a in reconcile(rollout(phase), Seen()) if not isinstance(a, Annotate)] == []
+
+
+def test_traffic_is_not_raised_to_a_revision_that_is_not_ready() -> None:
+    starting = {STABLE.id: status(STABLE), CANDIDATE.id: status(CANDIDATE, RevisionState.STARTING)}
+    actions = reconcile(rollout(Phase.PROGRESSING), seen(revisions=starting))
+    assert not [a for a in actions if isinstance(a, SetWeights)]
+
+
+def test_a_superseded_rollout_leaves_the_channel_to_the_newer_intent() -> None:
+    failed = rollout(Phase.FAILED, superseded=True)
+    world = seen(holders=frozenset({7, 8}), asked=(intent(version=8),))
+    moves = [a for a in reconcile(failed, world) if isinstance(a, Assign)]
+    assert moves == [Assign(CANDIDATE.version, Channel.parse("Staging"), PRODUCTION)]
+
+
+def test_a_final_rollout_is_settled_once_the_registry_tells_the_same() -> None:
+    failed = rollout(Phase.FAILED)
+    note = next(a for a in reconcile(failed, seen(holders=frozenset({6}))) if isinstance(a, Annotate))
+    told = replace(failed, annotated=note.digest)
+    assert not advance(told, seen(), LATER).settled
+    assert advance(told, seen(holders=frozenset({6})), LATER).settled
+    assert not advance(told, seen(holders=None), LATER).settled
+
+
+def test_own_writes_are_known_from_the_saved_state_alone() -> None:
+    back = (CANDIDATE.version, Channel.parse("Staging"), Change.ENTERED)
+    assert back in expected(rollout(Phase.FAILED))
+    assert (STABLE.version, PRODUCTION, Change.ENTERED) in expected(rollout(Phase.FAILED))
+    assert expected(rollout(Phase.CHECKING)) == {(CANDIDATE.version, PRODUCTION, Change.ENTERED)}
