@@ -89,8 +89,9 @@ class Snapshot:
 
     def then(self, later: Snapshot) -> Snapshot:
         """This snapshot with everything that `later` says in place of what this one says of the same models."""
-        kept = frozenset(h for h in self.holdings if h.version.model not in later.known)
-        idle = {version: since for version, since in self.idle.items() if version.model not in later.known}
+        known = later.known
+        kept = frozenset(h for h in self.holdings if h.version.model not in known)
+        idle = {version: since for version, since in self.idle.items() if version.model not in known}
         return Snapshot(
             models=(self.models - later.gone) | later.models,
             holdings=kept | later.holdings,
