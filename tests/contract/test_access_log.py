@@ -1,0 +1,234 @@
+"""The access log of a real Envoy becomes blocks in which every request counts once, in the right arm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from monitoring.access_log import AccessLogBlocks, ReadingPolicy
+from monitoring.blocks import ArmCount, BlockSource, Folding
+from serving.envoy_router import EnvoyRouter
+from serving.gateway import Gateway
+from serving.revision import Address, Weights
+from serving.router import Route
+from tests.fakes.blocks import FakeBlocks
+from tests.fixtures.gateway import Upstream, until
+
+FOLDING = Folding(requests=10, seconds=0.2, most_seconds=0.5, late_seconds=1.5, timeout_seconds=10.0)
+READING = ReadingPolicy(patience_seconds=0.5, rest_seconds=0.0, known_seconds=0.1)
+
+
+@pytest.fixture
+def running(own_gateway: Gateway) -> Gateway:
+    own_gateway.ensure()
+    return own_gateway
+
+
+@pytest.fixture
+def refused() -> Iterator[Address]:
+    """A port that refuses connections: bound, and not listening."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield Address(*taken.getsockname())
+
+
+def reader(gateway: Gateway, home: Path, reading: ReadingPolicy = READING) -> AccessLogBlocks:
+    return AccessLogBlocks(gateway.files.access_log, home, gateway.reopen_log, folding=FOLDING, reading=reading)
+
+
+def serve(gateway: Gateway, stable: Address, candidate: Address, weight: int, step: str) -> None:
+    router = EnvoyRouter(gateway.files.home, gateway.settings)
+    shares = {name: share for name, share in (("v1", 100 - weight), ("v2", weight)) if share}
+    route = Route("churn", Weights(shares), {"v1": (stable,), "v2": (candidate,)}, step, "v2")
+    router.set_weights(route)
+    until(lambda: router.get_weights().get("churn") == route)
+
+
+def ask(gateway: Gateway, times: int = 1, mode: str = "", timeout: float = 10.0) -> list[int]:
+    """Status per request, 0 where there was none."""
+    url, codes = f"{gateway.url}/models/churn/invocations", []
+    with httpx.Client(timeout=timeout, trust_env=False) as client:
+        for _ in range(times):
+            try:
+                codes.append(client.post(url, json={}, headers={"mode": mode}).status_code)
+            except httpx.TransportError:
+                codes.append(0)
+    return codes
+
+
+def totals(source: BlockSource, rollout: str) -> tuple[ArmCount, ArmCount]:
+    """Requests and errors of both arms over all settled blocks."""
+    blocks = source.blocks(rollout, 0)
+    assert [block.id for block in blocks] == list(range(1, len(blocks) + 1))
+    arms = ([block.stable for block in blocks], [block.candidate for block in blocks])
+    stable, candidate = (ArmCount(sum(a.requests for a in arm), sum(a.errors for a in arm)) for arm in arms)
+    return stable, candidate
+
+
+def settles(source: BlockSource, rollout: str, stable: tuple[int, int], candidate: tuple[int, int]) -> None:
+    wanted = (ArmCount(*stable), ArmCount(*candidate))
+    until(lambda: sum(arm.requests for arm in totals(source, rollout)) >= sum(arm.requests for arm in wanted))
+    assert totals(source, rollout) == wanted
+
+
+def test_every_way_a_request_can_end_counts_once_in_its_arm(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], refused: Address, tmp_path: Path
+) -> None:
+    stable, candidate = (upstream.address for upstream in upstreams)
+    serve(running, stable, candidate, 0, "ro/0")
+    ask(running, 7)
+    serve(running, stable, candidate, 100, "ro/1")
+    assert ask(running, 5) == [200] * 5
+    assert ask(running, 2, "500") == [500] * 2
+    assert ask(running, 2, "reset") == [503] * 2
+    assert ask(running, 1, "half") == [0]
+    assert ask(running, 1, "hang") == [504]
+    assert ask(running, 2, "hang", timeout=0.1) == [0, 0], "clients that leave at once are no evidence"
+    assert ask(running, 1, "hang", timeout=1.0) == [0], "one that waited long is"
+    serve(running, stable, refused, 100, "ro/2")
+    assert ask(running, 3) == [503] * 3
+    settles(reader(running, tmp_path), "ro", stable=(7, 0), candidate=(15, 10))
+    assert {block.step for block in reader(running, tmp_path).blocks("ro", 0)} == {0, 1, 2}
+
+
+def test_both_arms_of_a_split_share_blocks(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+    ask(running, 300)
+    source = reader(running, tmp_path)
+    until(lambda: sum(arm.requests for arm in totals(source, "ro")) == 300)
+    both = [block for block in source.blocks("ro", 0) if block.stable.requests and block.candidate.requests]
+    assert len(both) > 10
+    assert all(block.stable.errors == block.candidate.errors == 0 for block in both)
+
+
+def test_only_scoring_requests_count(running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 100, "ro/0")
+    for path in ("models/churn/ping", "models/churn/version", "v2/models/churn/ready", "models/nobody/invocations"):
+        httpx.get(f"{running.url}/{path}", trust_env=False)
+    httpx.post(f"{running.url}/v2/models/churn/infer", json={}, trust_env=False)
+    ask(running, 4)
+    settles(reader(running, tmp_path), "ro", stable=(0, 0), candidate=(5, 0))
+
+
+def test_a_reader_that_is_killed_at_any_moment_goes_on(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+    small = ReadingPolicy(rest_seconds=0.0, chunk_bytes=2000)
+    for _ in range(6):
+        ask(running, 40)
+        reader(running, tmp_path, small).pump()
+    source = reader(running, tmp_path)
+    until(lambda: sum(arm.requests for arm in totals(source, "ro")) == 240)
+    assert reader(running, tmp_path).blocks("ro", 0) == source.blocks("ro", 0)
+    assert source.blocks("ro", 3) == source.blocks("ro", 0)[3:]
+
+
+def test_two_readers_of_one_log_count_nothing_twice(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+    first, second = reader(running, tmp_path), reader(running, tmp_path)
+    for source in (first, second, first, second):
+        ask(running, 20)
+        source.pump()
+    until(lambda: sum(arm.requests for arm in totals(first, "ro")) == 80)
+    assert totals(second, "ro") == totals(first, "ro")
+
+
+def test_a_log_that_is_begun_anew_loses_nothing(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+    source = reader(running, tmp_path, ReadingPolicy(rest_seconds=0.0, rotate_bytes=20_000))
+    sizes = []
+    for _ in range(10):
+        ask(running, 40)
+        source.pump()
+        sizes.append(running.files.access_log.stat().st_size if running.files.access_log.exists() else 0)
+    until(lambda: sum(arm.requests for arm in totals(source, "ro")) == 400)
+    assert max(sizes) < 80_000, "the log is bounded"
+
+
+def test_what_was_under_way_when_envoy_died_is_no_evidence(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 100, "ro/0")
+    ask(running, 3)
+    source = reader(running, tmp_path)
+    with socket.create_connection((running.settings.host, running.settings.port)) as client:
+        client.sendall(b"POST /models/churn/invocations HTTP/1.1\r\nhost: x\r\nmode: hang\r\ncontent-length: 0\r\n\r\n")
+        until(lambda: running.files.access_log.read_text().count("UpstreamPoolReady") == 4)
+        pid = json.loads(running.files.record.read_text())["pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert client.recv(100) == b""
+    until(lambda: running.files.access_log.read_text().count("GatewayStart") == 2)
+    running.ensure()
+    ask(running, 2)
+    settles(source, "ro", stable=(0, 0), candidate=(5, 0))
+
+
+def test_garbled_lines_are_counted_and_skipped(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 100, "ro/0")
+    ask(running, 2)
+    until(lambda: running.files.access_log.read_text().count("UpstreamEnd") == 2)
+    copy = tmp_path / "copy.log"
+    lines = running.files.access_log.read_bytes().splitlines(keepends=True)
+    copy.write_bytes(b"".join([b"{not json\n", b"\xff\xfe\n", b"[1]\n", *lines, *lines, *reversed(lines), b'{"type":']))
+    source = AccessLogBlocks(copy, tmp_path, lambda: None, folding=FOLDING, reading=READING)
+    settles(source, "ro", stable=(0, 0), candidate=(2, 0))
+    assert source.garbled == 3
+
+
+def test_the_rate_is_that_of_scoring_requests(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    source = reader(running, tmp_path)
+    assert source.rate("churn") is None
+    serve(running, upstreams[0].address, upstreams[1].address, 0, "")
+    ask(running, 30)
+    assert until(lambda: source.rate("churn") or 0.0) > 1
+    assert reader(running, tmp_path).rate("churn") is not None, "known after a restart too"
+    assert source.rate("nobody") is None
+
+
+def fake(gateway: Gateway, upstreams: tuple[Upstream, Upstream], home: Path) -> BlockSource:
+    source = FakeBlocks()
+    for _ in range(3):
+        source.add("ro", 0, ArmCount(8, 0), ArmCount(2, 0))
+    return source
+
+
+def real(gateway: Gateway, upstreams: tuple[Upstream, Upstream], home: Path) -> BlockSource:
+    gateway.ensure()
+    serve(gateway, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+    ask(gateway, 100)
+    return reader(gateway, home)
+
+
+@pytest.mark.parametrize("make", [fake, real])
+def test_a_source_forgets_a_rollout_for_good(
+    make: Callable[[Gateway, tuple[Upstream, Upstream], Path], BlockSource],
+    own_gateway: Gateway,
+    upstreams: tuple[Upstream, Upstream],
+    tmp_path: Path,
+) -> None:
+    source = make(own_gateway, upstreams, tmp_path)
+    blocks = until(lambda: found if len(found := source.blocks("ro", 0)) >= 3 else ())
+    assert [block.id for block in blocks] == list(range(1, len(blocks) + 1))
+    assert source.blocks("ro", 1)[: len(blocks) - 1] == blocks[1:]
+    assert source.blocks("another", 0) == ()
+    source.forget("ro")
+    source.forget("ro")
+    assert source.blocks("ro", 0) == ()
