@@ -7,12 +7,16 @@ built twice. `build` starts the work and returns; `find` tells how far it is.
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from registry_hooks.model_version import ModelVersion
+
+_SOURCE = Path(__file__).parent
 
 
 class ImageError(Exception):
@@ -78,8 +82,33 @@ class ImageBuilder(Protocol):
 
 def digest_of(folder: Path) -> str:
     """SHA-256 over names and contents of every file below `folder`, independent of times and order."""
+    return _digest(folder, (path for path in folder.rglob("*") if path.is_file()))
+
+
+def server_digest() -> str:
+    """Digest of the model server's own files, as `ImageRequest` wants it."""
+    return _digest(_SOURCE.parent, server_files())
+
+
+def server_files() -> tuple[Path, ...]:
+    """The files that the model server consists of: all of ours that is in an image."""
+    runtime = (path for path in (_SOURCE / "runtime").rglob("*.py"))
+    return (_SOURCE / "__init__.py", _SOURCE / "prediction_log.py", *sorted(runtime))
+
+
+def copy_server(destination: Path) -> None:
+    """Copy the model server below `destination`, so that it runs from there without our package."""
+    for path in server_files():
+        copy = destination / path.relative_to(_SOURCE.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def _digest(root: Path, files: Iterable[Path]) -> str:
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    for path in sorted(files):
+        if "__pycache__" not in path.parts:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
     return total.hexdigest()

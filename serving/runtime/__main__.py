@@ -58,7 +58,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
     if loading.done() and (error := loading.exception()):
         traceback.print_exception(error)
         return 1
-    web.end(settings)
+    web.end()
     service.close()
     _logger.info("stopped")
     return 0 if service.stopping else 1
@@ -73,24 +73,29 @@ class _Web:
             log_config=None,
             access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(service.settings.drain)),
+            timeout_graceful_shutdown=max(1, round(service.settings.drain - _linger(service))),
         )
+        self._service = service
         self._server, self._ended, self._listener = uvicorn.Server(config), ended, listener
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._thread.start()
 
-    def end(self, settings: Settings) -> None:
+    def end(self) -> None:
         """Answer what still comes for a moment, then finish what is in flight."""
-        if self._thread.is_alive():
-            time.sleep(min(settings.linger, settings.drain))
+        if self._thread.is_alive() and self._service.scorer:
+            time.sleep(_linger(self._service))
         self._server.should_exit = True
-        self._thread.join(settings.drain + 5)
+        self._thread.join(self._service.settings.drain + 5)
 
     def _run(self) -> None:
         try:
             self._server.run(sockets=[self._listener])
         finally:
             self._ended.set()
+
+
+def _linger(service: Service) -> float:
+    return min(service.settings.linger, service.settings.drain / 2)
 
 
 def _listener(settings: Settings) -> socket.socket:
