@@ -3,13 +3,13 @@
 Pure. Three kinds of claim are followed side by side, each by an e-process of its own (`monitoring.eprocess`
 says what that is and why it may be read after every block):
 
-- worse: the candidate fails more than is tolerated. Proven, the rollout goes back.
+- worse: the candidate fails more often than the stable revision. Proven, the rollout goes back.
 - good enough, one per step's weight: below 100 % the claim is that the step risks no more excess errors than
   `exposure`, a share of the model's whole traffic; for 100 % that the candidate is within the promotion
   margin. Proven, the rollout goes on. That nothing bad was detected is never a reason to go on.
 - the excess is under d, for a grid of d: what is known so far, for people.
 
-Candidates between the tolerance and the margin may get either verdict, whichever is proven first. Every rate
+A candidate that is worse and still within the margin may get either verdict, whichever is proven first. Every rate
 is compared within blocks only; the totals in `Evidence` are for plug-in estimates and for display.
 """
 
@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from math import exp, log
+from math import exp, inf, log
 
 from monitoring.blocks import ArmCount, Block
-from monitoring.eprocess import GOOD_ENOUGH, WORSE, Claim, EProcess, Line, opened, updated
+from monitoring.eprocess import BELOW, GOOD_ENOUGH, WORSE, Claim, EProcess, Line, opened, updated
 
 EXCESSES = (0.001, 0.0015, 0.0025, 0.004, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06, 0.10, 0.20)
 """Excess error rates for which it is followed whether they are excluded."""
@@ -37,7 +37,7 @@ class Verdict(StrEnum):
     PASS = "pass"  # noqa: S105
     """Good enough for the next weight."""
     FAIL = "fail"
-    """Worse than the stable revision by more than the tolerance."""
+    """Worse than the stable revision."""
     MORE = "more"
     """Not enough evidence yet."""
     ERROR = "error"
@@ -58,25 +58,19 @@ class AnalysisPolicy:
     """Promotion: and by this much more, absolute (0.005 is half a percentage point)."""
     exposure: float = 0.025
     """Most excess errors that a step may risk, as a share of the model's whole traffic."""
-    tolerance_ratio: float = 0.0
-    """Rollback: an error rate that is higher by this much, relative to the stable revision's, is no reason."""
-    tolerance_points: float = 0.0
-    """Rollback: nor one that is higher by this much more, absolute."""
 
     def __post_init__(self) -> None:
-        _check_open_unit(self, "alpha_rollback", "alpha_promote", "exposure")
-        for name in ("margin_ratio", "tolerance_ratio"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("margin_points", "tolerance_points"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1 (0.005 is half a percentage point)")
-
-
-def _check_open_unit(policy: AnalysisPolicy, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(policy, name) < 1:
-            raise ValueError(f"{name} must be above 0 and below 1, not {getattr(policy, name)}")
+        for name in ("alpha_rollback", "alpha_promote", "exposure"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be above 0 and below 1, not {getattr(self, name)}")
+        if not 0 <= self.margin_ratio < inf:
+            raise ValueError(f"margin_ratio must be a number from 0 on, not {self.margin_ratio}")
+        if not 0 <= self.margin_points < 1:
+            raise ValueError(
+                f"margin_points must be from 0 to below 1 (half a point is 0.005), not {self.margin_points}"
+            )
+        if not self.margin_ratio and not self.margin_points:
+            raise ValueError("margin_ratio and margin_points must not both be 0: an equal candidate would never pass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +128,8 @@ class Judgement:
 
 
 def worse_claim(policy: AnalysisPolicy) -> Claim:
-    line = Line(1 + policy.tolerance_ratio, policy.tolerance_points)
-    return Claim(line, WORSE, log(1 / policy.alpha_rollback))
+    """What takes the rollout back once it is proven: any higher error rate at all."""
+    return Claim(Line(), WORSE, log(1 / policy.alpha_rollback))
 
 
 def gate_claim(policy: AnalysisPolicy, weight: int) -> Claim:
@@ -149,7 +143,7 @@ def _gate_line(policy: AnalysisPolicy, weight: int) -> Line:
     return Line(offset=min(policy.exposure / (weight / 100), WIDEST_EXCESS))
 
 
-EXCESS_CLAIMS = tuple(Claim(Line(offset=excess), GOOD_ENOUGH, log(1 / EXCESS_ALPHA)) for excess in EXCESSES)
+EXCESS_CLAIMS = tuple(Claim(Line(offset=excess), BELOW, log(1 / EXCESS_ALPHA)) for excess in EXCESSES)
 
 
 def fold(policy: AnalysisPolicy, evidence: Evidence, blocks: Iterable[Block]) -> Evidence:

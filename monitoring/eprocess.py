@@ -19,9 +19,9 @@ Kullback-Leibler divergence weighted by the arms' realised shares n0/n, n1/n. Wh
 Nothing is asked of p0 and p1 but that they are the same for all requests of one block and arm. They may
 drift freely from block to block, and so may the weight; a split other than the one asked for does no harm,
 and a block without requests of one arm has the factor 1. What is asked, and what blocks have to be formed
-for: q0, q1 come from past blocks only; a block is closed without regard to outcomes; and failures must not
-come more regularly than independent ones would (one client that fails in every block, exactly once, in
-whichever arm, is the pattern to fear: it earns each block about one request's worth of false evidence).
+for: q0, q1 come from past blocks only, and a block is closed without regard to outcomes. Within a block,
+failures must not come more regularly than independent ones would, as from a client that fails in every
+block exactly once: the bound is not exact then, though simulated levels stayed within it.
 
 One point (q0, q1) is no strategy: the capital is spread over `Bets`, alternatives at fixed distances from the
 stable revision's past rate, and evidence is the sum of what became of each (the method of mixtures). A part
@@ -94,6 +94,13 @@ GOOD_ENOUGH = Bets(
     above=False,
 )
 """Bets that the candidate stays below a line: half on 'no different', the rest on 'better'."""
+
+BELOW = Bets(
+    shifts=(-3.0, -1.5, -0.7, -0.25, 0.0, 0.5, 1.2, 2.2),
+    parts=(0.05, 0.07, 0.10, 0.13, 0.35, 0.10, 0.10, 0.10),
+    above=False,
+)
+"""Bets that the candidate stays below a line, though it may well be somewhat worse than the stable revision."""
 
 
 @dataclass(frozen=True, slots=True)
