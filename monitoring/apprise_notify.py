@@ -5,6 +5,7 @@ The URLs hold passwords, so that neither errors nor the log show them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import apprise
@@ -23,9 +24,12 @@ class AppriseNotifier:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._services = apprise.Apprise()
-        for number, url in enumerate(urls, start=1):
-            if not self._services.add(url):
-                raise ValueError(f"Apprise does not understand alert URL {number} of {len(urls)}")
+        with warnings.catch_warnings():
+            # Apprise loads its plugins at the first URL, and one of them a module that Python 3.13 drops.
+            warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)
+            understood = [self._services.add(url) for url in urls]
+        if not all(understood):
+            raise ValueError(f"Apprise does not understand alert URL {understood.index(False) + 1} of {len(urls)}")
 
     def notify(self, alert: Alert) -> None:
         body = f"{alert.text}\n{alert.url}".strip()
