@@ -33,7 +33,7 @@ from pipelines.live import Live
 from pipelines.rollout import Event, Intent, Rollout
 from pipelines.sql_database import Database
 from pipelines.sql_tables import EVENT, INTENT, LIVE, ROLLOUT
-from pipelines.store import Conflict
+from pipelines.store import Conflict, StoreError
 from registry_hooks.model_version import Channel, Holding, ModelVersion, Snapshot
 
 LEASE = "controller"
@@ -53,7 +53,11 @@ class SqlStore:
     def __init__(self, url: str) -> None:
         """Opens the database ``sqlite:///<path>`` or ``postgresql+psycopg://...`` and migrates it; `StoreError`."""
         self._database = Database(url)
-        self._database.upgrade()
+        try:
+            self._database.upgrade()
+        except StoreError:
+            self._database.close()
+            raise
         self._clock: ColumnElement[float] = literal_column(CLOCK[self._database.dialect], Float)
 
     def close(self) -> None:
