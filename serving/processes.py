@@ -158,8 +158,10 @@ def _save(process: Process, record: Path) -> None:
 
 
 def _leads(process: Process) -> bool:
+    """A zombie is dead once its other threads have ended too: until then it holds its sockets."""
     try:
-        return _same(process) and psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE
+        found = psutil.Process(process.pid)
+        return _same(process) and (found.status() != psutil.STATUS_ZOMBIE or found.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
 
