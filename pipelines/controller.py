@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 
 from monitoring.notify import Alert, Severity
 from pipelines.intents import Managed, emptied, rollout_id, wish
@@ -27,6 +28,8 @@ from registry_hooks.watcher import Watcher, transitions
 from serving.revision import Revision
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STEERING = frozenset({Goal.ABORT, Goal.PAUSE, Goal.RESUME})
 """Goals that concern the rollout in progress; all others ask for one of their own."""
@@ -59,16 +62,19 @@ class Controller:
         clock: Callable[[], datetime],
         pace: Pace,
         threads: int = 8,
+        chores: Sequence[Callable[[], object]] = (),
     ) -> None:
+        """`chores` are done once in every round, each on its own."""
         self._name, self._ports, self._promotion, self._watcher = name, ports, promotion, watcher
         self._inbox, self._lease, self._policy, self._clock, self._pace = inbox, lease, policy, clock, pace
+        self._chores = tuple(chores)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tick")
         self._woken = threading.Event()
         self._hints: set[str] = set()
         self._looked: datetime | None = None
         self._fresh = False
         self._before: Snapshot | None = None
-        self.leading = False
+        self.leading = True
 
     def wake(self, model: str | None = None) -> None:
         """Something may have changed, in `model` where it is known: look at once."""
@@ -77,29 +83,30 @@ class Controller:
         self._woken.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; the lease is given back at the end."""
+        """Work until `stop` is set, and give the lease back; or until another controller has it."""
         while not stop.is_set():
             busy = self._survive(self.round, "the round") or False
+            if not self.leading:
+                break
             self._woken.wait(self._pace.tick_seconds if busy else self._pace.poll_seconds)
             self._woken.clear()
         self._survive(partial(self._lease.release, self._name), "the lease")
         self._pool.shutdown()
 
     def round(self) -> bool:
-        """Everything once; whether more is to be done soon. False as well while another controller leads."""
-        led, self.leading = self.leading, self._lease.acquire(self._name, self._pace.lease_seconds)
+        """Everything once; whether more is to be done soon. False as well where another controller leads."""
+        self.leading = self._lease.acquire(self._name, self._pace.lease_seconds)
         if not self.leading:
-            self._before = None
             return False
-        if not led:
-            log.info("%s leads", self._name)
+        for chore in self._chores:
+            self._survive(chore, "a chore")
         self._survive(self._look, "the look at the registry")
         self._open()
         active = self._tick()
         self._keep(active)
         return bool(active) or bool(self._hints)
 
-    def _survive(self, work: Callable[[], bool | None], what: str) -> bool | None:
+    def _survive(self, work: Callable[[], T], what: str) -> T | None:
         """The one place where any failure is survived: it is logged, and the next round tries again."""
         try:
             return work()

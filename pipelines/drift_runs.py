@@ -1,0 +1,71 @@
+"""Drift checks of what is live: which version, under which policy, and what follows from the finding."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from monitoring.drift import DriftPolicy
+from pipelines.drift_job import DriftJob, DriftOutcome
+from pipelines.drift_reference import DriftCheck
+from pipelines.live import Live
+from pipelines.policy import Policy
+from pipelines.refusal import Code, CommandError
+from pipelines.rollout import Event, Goal, Intent, Origin
+from pipelines.status import previous_versions
+from pipelines.store import History, Inbox, RolloutStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftRuns:
+    """Runs the check of a model, by schedule or by command."""
+
+    job: DriftJob
+    rollouts: RolloutStore
+    inbox: Inbox
+    history: History
+    policy: Callable[[str], Policy | None]
+    now: Callable[[], datetime]
+    wake: Callable[[str], object]
+
+    def run(self, model: str) -> Event:
+        """Check what is live of `model` now. `CommandError` where nothing is, or where its policy asks for no checks."""
+        live, policy = self._live(model), self._drift_policy(model)
+        if live is None or live.stable is None:
+            raise CommandError(Code.NOTHING_BEFORE, f"nothing of {model} is live", "promote a version first")
+        if policy is None:
+            hint = "give the model a 'drift' section in its policy"
+            raise CommandError(Code.INVALID, f"the policy of {model} asks for no drift checks", hint)
+        outcome = self.job.run(DriftCheck(live.stable.version, policy, live.since), self.now())
+        self.history.append([outcome.event])
+        if outcome.rollback:
+            self._roll_back(live, outcome)
+        return outcome.event
+
+    def due(self) -> Mapping[str, DriftPolicy]:
+        """The models that are to be checked by schedule."""
+        models = {live.model for live in self.rollouts.lives() if live.stable is not None}
+        return {model: policy for model in models if (policy := self._drift_policy(model)) is not None}
+
+    def _live(self, model: str) -> Live | None:
+        found = [live for live in self.rollouts.lives() if live.model == model]
+        return max(found, key=lambda live: live.since, default=None)
+
+    def _drift_policy(self, model: str) -> DriftPolicy | None:
+        policy = self.policy(model)
+        return policy.drift if policy is not None else None
+
+    def _roll_back(self, live: Live, outcome: DriftOutcome) -> None:
+        """Wish for the version that was live before, where there is one and nothing else is under way."""
+        before = previous_versions(live, self.rollouts.rollouts(live.model, 100))
+        busy = any(rollout.intent.model == live.model for rollout in self.rollouts.active())
+        if not before or busy:
+            return
+        reason = f"drift: {outcome.finding.diagnosis}"
+        intent = Intent(
+            uuid.uuid4().hex, Goal.RESTORE, live.channel, live.model, before[0], Origin.DRIFT, self.now(), reason=reason
+        )
+        self.inbox.submit(intent)
+        self.wake(live.model)

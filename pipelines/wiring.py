@@ -1,0 +1,321 @@
+"""From settings to a running controller: the only place that names concrete adapters.
+
+`run` serves the commands at once and leads as soon as it gets the lease. What belongs to the platform is made
+anew each time it begins to lead, because another controller may have changed it in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import httpx
+import uvicorn
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry
+
+from monitoring.access_log import AccessLogBlocks
+from monitoring.apprise_notify import AppriseNotifier
+from monitoring.drift_gauges import DriftGauges
+from monitoring.evidently_drift import EvidentlyDrift
+from monitoring.logged_rows import LoggedRows
+from monitoring.notify import BackgroundNotifier, LogNotifier, Notifier, Notifiers
+from monitoring.webhook_notify import WebhookNotifier
+from pipelines.api import create_api
+from pipelines.commands import Commands
+from pipelines.controller import Controller, Pace
+from pipelines.drift_job import DriftJob
+from pipelines.drift_runs import DriftRuns
+from pipelines.drift_schedule import DriftSchedule
+from pipelines.gates import StandardGates
+from pipelines.mlflow_server import MlflowServer
+from pipelines.overview import Overview
+from pipelines.policy import Policies
+from pipelines.promotion import Ports, Promotion
+from pipelines.settings import Settings
+from pipelines.sql_store import SqlStore
+from registry_hooks.mlflow_reference import MlflowReference
+from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.model_version import ChannelKind
+from registry_hooks.watcher import Watcher
+from registry_hooks.webhook import webhook_router
+from serving.envoy import GatewaySettings
+from serving.envoy_router import EnvoyRouter
+from serving.gateway import Gateway
+from serving.local import LocalTarget
+from serving.local_image import LocalImageBuilder, server_digest
+from serving.processes import adopt
+
+log = logging.getLogger(__name__)
+
+_STANDBY_SECONDS = 2.0
+"""How often a controller that does not lead asks for the lease."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Installation:
+    """Everything of one installation that does not depend on who leads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = settings.home.expanduser().absolute()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.gateway_settings = GatewaySettings(
+            host=settings.gateway_host, port=settings.gateway_port, admin_port=settings.admin_port
+        )
+        self.api_url = f"http://{settings.api_host}:{settings.api_port}"
+        self.policies = Policies(settings.policies_folder, settings.default_policy)
+        self.metrics = CollectorRegistry()
+        self.controller: Controller | None = None
+        self.watcher: Watcher | None = None
+
+    @cached_property
+    def mlflow(self) -> MlflowServer | None:
+        """The embedded MLflow server; None where the settings name another one."""
+        if self.settings.mlflow_uri is not None:
+            return None
+        return MlflowServer(self.home / "mlflow", self.settings.mlflow_port, self.api_url)
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.mlflow.uri if self.mlflow is not None else str(self.settings.mlflow_uri)
+
+    @cached_property
+    def registry(self) -> MlflowRegistry:
+        return MlflowRegistry(self.mlflow_uri)
+
+    @cached_property
+    def store(self) -> SqlStore:
+        return SqlStore(self.settings.store)
+
+    @cached_property
+    def router(self) -> EnvoyRouter:
+        return EnvoyRouter(self.home / "gateway", self.gateway_settings)
+
+    @cached_property
+    def gateway(self) -> Gateway:
+        return Gateway(self.home / "gateway", self.gateway_settings)
+
+    @cached_property
+    def blocks(self) -> AccessLogBlocks:
+        return AccessLogBlocks(self.gateway.files.access_log, self.home / "blocks", self.gateway.reopen_log)
+
+    @cached_property
+    def target(self) -> LocalTarget:
+        return LocalTarget(self.home, self.settings.predictions)
+
+    @cached_property
+    def notifier(self) -> BackgroundNotifier:
+        return BackgroundNotifier(Notifiers(_channels(self.settings.notify)))
+
+    @cached_property
+    def drift(self) -> DriftRuns:
+        job = DriftJob(
+            self.registry,
+            MlflowReference(self.mlflow_uri),
+            LoggedRows(self.settings.predictions),
+            EvidentlyDrift(),
+            self.notifier,
+            DriftGauges(self.metrics),
+        )
+        return DriftRuns(
+            job=job,
+            rollouts=self.store,
+            inbox=self.store,
+            history=self.store,
+            policy=self.policies.for_model,
+            now=_now,
+            wake=self.wake,
+        )
+
+    def wake(self, model: str | None = None) -> None:
+        """Hand a hint to the controller, where this process leads."""
+        if self.controller is not None:
+            self.controller.wake(model)
+
+    def url(self, model: str) -> str:
+        return f"{self.gateway.url}/models/{model}/invocations"
+
+    def aliased(self) -> Sequence[str]:
+        """Models that are watched by an alias."""
+        return [model for model in self.store.before().models if self._by_alias(model)]
+
+    def alias_delay(self) -> float | None:
+        if self.watcher is None or not self.aliased():
+            return None
+        return self.watcher.worst_alias_delay() + self.settings.poll_seconds
+
+    def _by_alias(self, model: str) -> bool:
+        policy = self.policies.for_model(model)
+        if policy is None:
+            return False
+        channels = (policy.live, policy.pre_live)
+        return any(channel is not None and channel.kind is ChannelKind.ALIAS for channel in channels)
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Serve the commands and, with the lease, control; until `stop` is set. Traffic goes on afterwards."""
+    installation = Installation(settings)
+    if installation.mlflow is not None:
+        installation.mlflow.ensure()
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    with _serving(installation):
+        while not stop.is_set():
+            if installation.store.acquire(name, Pace().lease_seconds):
+                _lead(installation, name, stop)
+            else:
+                stop.wait(_STANDBY_SECONDS)
+    installation.notifier.close()
+
+
+def stop(settings: Settings) -> None:
+    """End everything that the installation runs on this machine, the controller first."""
+    installation = Installation(settings)
+    controller = adopt(controller_record(settings))
+    if controller is not None:
+        controller.end(30.0)
+    controller_record(settings).unlink(missing_ok=True)
+    installation.gateway.stop(drain_seconds=5.0)
+    for revision in installation.target.status():
+        installation.target.stop(revision)
+    installation.target.wait()
+    if installation.mlflow is not None:
+        installation.mlflow.stop()
+
+
+def controller_record(settings: Settings) -> Path:
+    """Where a detached controller's process is remembered."""
+    return settings.home.expanduser().absolute() / "controller.json"
+
+
+def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
+    """Control until the lease is lost or `stop` is set."""
+    log.info("%s leads", name)
+    settings = installation.settings
+    with ExitStack() as left:
+        installation.gateway.ensure()
+        left.callback(installation.gateway.leave)
+        schedule = DriftSchedule(installation.drift.run, installation.drift.due, installation.store.last_drift)
+        schedule.start()
+        left.callback(schedule.stop, wait=False)
+        builder = LocalImageBuilder(installation.home, installation.registry)
+        left.callback(builder.close)
+        client = left.enter_context(httpx.Client())
+        installation.target = LocalTarget(installation.home, settings.predictions)
+        controller = _controller(installation, name, _ports(installation, builder, client), schedule)
+        installation.controller = controller
+        left.callback(setattr, installation, "controller", None)
+        controller.run(stop)
+
+
+def _ports(installation: Installation, builder: LocalImageBuilder, client: httpx.Client) -> Ports:
+    return Ports(
+        registry=installation.registry,
+        builder=builder,
+        target=installation.target,
+        router=installation.router,
+        blocks=installation.blocks,
+        gates=StandardGates(installation.registry, client),
+        rollouts=installation.store,
+        notifier=installation.notifier,
+    )
+
+
+def _controller(installation: Installation, name: str, ports: Ports, schedule: DriftSchedule) -> Controller:
+    settings = installation.settings
+    feed = MlflowRegistry(installation.mlflow_uri)
+    installation.watcher = Watcher(
+        installation.registry,
+        feed,
+        installation.aliased,
+        settings.alias_requests_per_minute,
+        settings.full_read_seconds,
+    )
+    return Controller(
+        name,
+        ports,
+        Promotion(ports, server_digest(), installation.url),
+        installation.watcher,
+        installation.store,
+        installation.store,
+        installation.policies.for_model,
+        _now,
+        Pace(poll_seconds=settings.poll_seconds),
+        settings.threads,
+        chores=(installation.policies.load, schedule.sync, installation.blocks.pump),
+    )
+
+
+@contextmanager
+def _serving(installation: Installation) -> Iterator[None]:
+    """The commands over HTTP, in a thread of their own."""
+    settings = installation.settings
+    server = uvicorn.Server(
+        uvicorn.Config(_api(installation), host=settings.api_host, port=settings.api_port, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run, name="api", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(10.0)
+
+
+def _api(installation: Installation):  # type: ignore[no-untyped-def]
+    settings, store = installation.settings, installation.store
+    commands = Commands(
+        store=store,
+        inbox=store,
+        history=store,
+        registry=installation.registry,
+        policies=installation.policies.for_model,
+        blocks=installation.blocks,
+        wake=installation.wake,
+        now=_now,
+    )
+    overview = Overview(
+        store=store,
+        inbox=store,
+        lookup=store,
+        history=store,
+        lease=store,
+        registry=installation.registry,
+        router=installation.router,
+        policies=installation.policies.for_model,
+        problems=installation.policies.problems,
+        alias_delay=installation.alias_delay,
+    )
+    return create_api(
+        commands,
+        overview,
+        drift=installation.drift.run,
+        wake=installation.wake,
+        metrics=installation.metrics,
+        token=settings.token.get_secret_value() if settings.token else None,
+        routers=_webhooks(installation),
+    )
+
+
+def _webhooks(installation: Installation) -> Sequence[APIRouter]:
+    secret = installation.settings.webhook_secret
+    return (webhook_router(secret.get_secret_value(), installation.wake, _now),) if secret else ()
+
+
+def _channels(urls: Sequence[str]) -> list[Notifier]:
+    """The log always; webhooks by their own adapter, everything else by Apprise."""
+    hooks = [url for url in urls if url.startswith(("http://", "https://"))]
+    others = [url for url in urls if url not in hooks]
+    channels: list[Notifier] = [LogNotifier(), *(WebhookNotifier(url) for url in hooks)]
+    return [*channels, AppriseNotifier(others)] if others else channels
