@@ -18,15 +18,14 @@ import os
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import version as installed
 from pathlib import Path
 
 import mlflow
-import mlflow.data
 import mlflow.sklearn
 import numpy as np
 import pandas as pd
-import sklearn
-import skops
+from mlflow.data.pandas_dataset import from_pandas
 from mlflow.models import infer_signature
 from numpy.typing import NDArray
 from sklearn.compose import make_column_transformer
@@ -41,13 +40,7 @@ from examples.customers import RARE_REGION, churn_probability, draw, label
 MODEL = "churn"
 TRAIN_SEED, HOLD_OUT_SEED = 11, 12
 TRAIN_ROWS, HOLD_OUT_ROWS = 8_000, 8_000
-REQUIREMENTS = [
-    f"mlflow=={mlflow.__version__}",
-    f"scikit-learn=={sklearn.__version__}",
-    f"pandas=={pd.__version__}",
-    f"numpy=={np.__version__}",
-    f"skops=={skops.__version__}",
-]
+REQUIREMENTS = [f"{name}=={installed(name)}" for name in ("mlflow", "numpy", "pandas", "scikit-learn", "skops")]
 TRUSTED = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 """Type of the boosted trees, which skops loads from a file only where it is told that the file can be trusted."""
 FEW_COLUMNS = ["tenure_months", "monthly_charges"]
@@ -103,7 +96,7 @@ def build(kind: Kind) -> Pipeline:
         make_column_transformer(
             (OneHotEncoder(handle_unknown=unknown, sparse_output=False), CATEGORIES), remainder="passthrough"
         ),
-        HistGradientBoostingClassifier(max_iter=80, learning_rate=0.1, random_state=0),
+        HistGradientBoostingClassifier(max_iter=40, learning_rate=0.15, random_state=0),
     )
 
 
@@ -117,7 +110,7 @@ def _extract(kind: Kind, n: int, seed: int) -> pd.DataFrame:
 def _log_data(rows: pd.DataFrame, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(file, index=False)
-    mlflow.log_input(mlflow.data.from_pandas(rows, source=str(file), name="customers"), context="training")
+    mlflow.log_input(from_pandas(rows, source=str(file), name="customers"), context="training")
 
 
 def _log_reference(rows: pd.DataFrame, answers: NDArray[np.int64]) -> None:
