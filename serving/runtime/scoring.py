@@ -90,7 +90,8 @@ def refusal(error: MlflowException, call: Call) -> Answer:
     if call.began and trace:
         _logger.error("the model raised:\n%s", trace)
         return failure(500, "INTERNAL_ERROR", error.message)
-    return failure(error.get_http_status_code(), error.error_code, error.message)
+    told = {key: value for key, value in json.loads(error.serialize_as_json()).items() if key != "stack_trace"}
+    return Answer(error.get_http_status_code(), json.dumps(told).encode())
 
 
 def failure(status: int, code: str, message: str) -> Answer:
