@@ -7,7 +7,8 @@ Every refusal is one JSON object with the same three keys.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+import ipaddress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Annotated
 from urllib.parse import unquote
 
@@ -42,9 +43,6 @@ _STATUS = {
     Code.FAILED: 500,
 }
 """HTTP status of a refusal; every other one is 409, a conflict with how things are."""
-
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Refusal(BaseModel):
@@ -93,33 +91,37 @@ def create_api(
     commands: Commands,
     overview: Overview,
     *,
-    drift: Callable[[str], object],
+    drift: Callable[[str], Event],
     wake: Callable[[str | None], object],
     metrics: CollectorRegistry,
     token: str | None = None,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application. `drift` checks one model now; `routers` verify their callers themselves, without the token."""
+    """The application. `drift` checks one model now.
+
+    `routers` verify their callers themselves, without the token; a path that is ours already stays ours.
+    """
     app = FastAPI(title="mlflow-promote", responses={"default": {"model": Refusal}}, redoc_url=None)
-    for router in (*routers, _open_routes()):
-        app.include_router(router)
-    open_paths = frozenset(
-        {"/healthz", *(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))}
-    )
-    for router in (
+    ours = (
+        _open_routes(),
         _questions(overview),
         _wishes(commands),
-        _drift(overview, drift),
+        _drift(drift, overview),
         _hooks(commands, wake),
         _metrics(metrics),
-    ):
+    )
+    for router in (*ours, *routers):
         app.include_router(router)
     _refusals(app)
-    _guard(app, token, open_paths)
+    _guard(app, token, (_paths(routers) - _paths(ours)) | {"/healthz"})
     return app
 
 
-def _guard(app: FastAPI, token: str | None, open_paths: frozenset[str]) -> None:
+def _paths(routers: Iterable[APIRouter]) -> set[str]:
+    return {route.path for router in routers for route in router.routes if isinstance(route, APIRoute)}
+
+
+def _guard(app: FastAPI, token: str | None, open_paths: Collection[str]) -> None:
     """Let only the token's bearers in; without a token, only programs of this machine and no web page."""
 
     @app.middleware("http")
@@ -136,10 +138,17 @@ def _stranger(request: Request, token: str | None) -> CommandError | None:
         hint = "send 'Authorization: Bearer <token>'; the command line takes it from PROMOTE_TOKEN"
         return CommandError(Code.UNAUTHORIZED, "the bearer token is missing or wrong", hint)
     own = f"{request.url.scheme}://{request.url.netloc}"
-    if request.url.hostname in _LOOPBACK and request.headers.get("origin", own) == own:
+    if _is_loopback(request.url.hostname or "") and request.headers.get("origin", own) == own:
         return None
     hint = "set a token in the settings to be reached by other names or from web pages"
-    return CommandError(Code.FORBIDDEN, f"without a token only {', '.join(_LOOPBACK)} are answered", hint)
+    return CommandError(Code.FORBIDDEN, "without a token only programs of this machine are answered", hint)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _named(x_actor: Annotated[str, Header(max_length=600)] = "") -> str:
@@ -211,15 +220,14 @@ def _steering(command: Callable[[str, str], Accepted]) -> Callable[..., Accepted
     return steer
 
 
-def _drift(overview: Overview, check: Callable[[str], object]) -> APIRouter:
+def _drift(check: Callable[[str], Event], overview: Overview) -> APIRouter:
     router = APIRouter(tags=["drift"])
 
     @router.post("/models/{model}/drift")
     def run(model: str) -> Event:
         """Check the model for drift now, and answer when the check is done."""
         overview.status(model)
-        check(model)
-        return overview.drift_report(model)
+        return check(model)
 
     @router.get("/models/{model}/drift")
     def report(model: str) -> Event:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.client import Json
+from pipelines.following import Ending
 
 _COLOURS = {"succeeded": "green", "failed": "red", "halted": "red", "rolling_back": "yellow", "paused": "yellow"}
 
@@ -36,6 +37,26 @@ def print_refusal(message: str, hint: str) -> None:
     console.print(f"[red]error:[/] {escape(message)}")
     if hint:
         console.print(f"  {escape(hint)}")
+
+
+def print_note(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text))
+
+
+def print_accepted(accepted: Json) -> None:
+    """What a command started, or would start."""
+    did = f"rollout {accepted['rollout']}" if accepted["intent"] else "not started"
+    out().print(Text(f"{accepted['goal']} {accepted['model']} {accepted['version']} ({did}): {accepted['plan']}"))
+
+
+def print_ending(ending: Ending) -> None:
+    rollout = ending.rollout
+    style = {"live": "green", "paused": "yellow", "not enough evidence": "yellow"}.get(ending.result, "red")
+    text = Text.assemble(f"{rollout['model']} {rollout['version']}: ", (ending.result, style))
+    out().print(text.append(f", {rollout['reason']}" if rollout["reason"] else ""))
+    if ending.result == "not enough evidence":
+        model = rollout["model"]
+        out().print(f"  it goes on by itself once the evidence is in; 'mlflow-promote abort {escape(model)}' ends it")
 
 
 class Progress(Protocol):

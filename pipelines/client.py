@@ -19,10 +19,11 @@ import httpx
 Json = dict[str, Any]
 """One JSON object of the API."""
 
-DEFAULT_URL = "http://127.0.0.1:8500"
 UNREACHABLE = frozenset({"controller_unreachable", "registry_unreachable", "store_unreachable"})
 """Codes of errors that another try may not meet."""
 
+_LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
+"""Addresses that no proxy of the environment can reach."""
 _DRIFT_SECONDS = 900.0
 _SECONDS = 30.0
 
@@ -87,7 +88,13 @@ class Client:
     ) -> Json:
         try:
             answer = httpx.request(
-                method, self.url.rstrip("/") + path, json=json, params=params, headers=self._headers(), timeout=seconds
+                method,
+                self.url.rstrip("/") + path,
+                json=json,
+                params=params,
+                headers=self._headers(),
+                timeout=seconds,
+                trust_env=not self.url.startswith(_LOOPBACK),
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _unreachable(self.url, error) from error

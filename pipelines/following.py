@@ -47,7 +47,7 @@ class Ending:
     rollout: Json
 
 
-def follow(client: Client, accepted: Json, show: Callable[[Json], None], pause: float = 1.0) -> Ending:
+def follow(client: Client, accepted: Json, show: Callable[[Json], None], pause: float = 0.5) -> Ending:
     """Wait until the rollout in `accepted` has ended or paused; `show` gets its state every `pause` seconds.
 
     Raises `ClientError` where the intent was refused or the controller stays away.

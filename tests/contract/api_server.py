@@ -58,8 +58,9 @@ def _metrics() -> CollectorRegistry:
 
 def _signed_hook() -> APIRouter:
     """Stands for the webhook receiver, which verifies its callers by signature."""
-    router = APIRouter()
-    router.add_api_route("/hooks/mlflow", lambda: {"status": "ok"}, methods=["POST"])
+    router = APIRouter(prefix="/hooks")
+    for path in ("/mlflow", "/wake"):
+        router.add_api_route(path, lambda: {"status": "ok"}, methods=["POST"])
     return router
 
 

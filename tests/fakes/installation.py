@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from monitoring.analysis import Evidence
 from monitoring.blocks import ArmCount
@@ -144,6 +144,8 @@ class Installation:
         self.store.settle([intent.id], f"rollout {saved.id}")
         return saved
 
-    def checked_for_drift(self, model: str) -> None:
+    def checked_for_drift(self, model: str) -> Event:
         data = {"state": "stable", "documents": ["promote/drift/latest.html"]}
-        self.store.append([Event(model, datetime.now(UTC) + timedelta(0), "drift", "no drift in 700 rows", data=data)])
+        event = Event(model, datetime.now(UTC), "drift", "no drift in 700 rows", data=data)
+        self.store.append([event])
+        return event
