@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from monitoring.drift import Action, DriftState, Finding, Role, Samples, conclude, failed, too_few
 from monitoring.drift_gauges import DriftGauges
@@ -115,7 +115,7 @@ class DriftJob:
 
 
 def _documents(check: DriftCheck, finding: Finding, report: DriftReport | None) -> dict[str, bytes]:
-    stem = f"{FOLDER}/{finding.samples.at:%Y-%m-%dT%H-%M-%SZ}"
+    stem = f"{FOLDER}/{finding.samples.at.astimezone(UTC):%Y-%m-%dT%H-%M-%SZ}"
     measured = json.loads(report.json) if report else None
     told = {"model": check.version.model, "version": check.version.version, **as_data(finding), "measured": measured}
     files = {f"{stem}.json": json.dumps(told, indent=1).encode()}

@@ -16,15 +16,19 @@ from monitoring.comparable import least, pair_up
 from monitoring.drift import Aspect, DriftPolicy, DriftState, Samples, calibrate, conclude
 from monitoring.drift_report import DriftReport, DriftReporter
 from monitoring.evidently_drift import EvidentlyDrift
+from tests.fakes.drift import FakeDriftReporter
 from tests.fixtures.drift import customers
 
 POLICY = DriftPolicy()
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def reporter() -> DriftReporter:
-    return EvidentlyDrift()
+EVIDENTLY = pytest.mark.parametrize("reporter", ["evidently"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["memory", "evidently"])
+def reporter(request: pytest.FixtureRequest) -> DriftReporter:
+    return FakeDriftReporter() if request.param == "memory" else EvidentlyDrift()
 
 
 def drifted(report: DriftReport) -> set[str]:
@@ -39,6 +43,7 @@ def quickly_drifted(reference: pd.DataFrame, current: pd.DataFrame, policy: Drif
     return {p.column for p in pairs if distances(p, own)[0] >= max(chance[p.name], least(p.column, policy))}
 
 
+@EVIDENTLY
 @pytest.mark.parametrize("rows", [500, 1000, 5000])
 def test_distances_are_evidentlys_own(reporter: DriftReporter, rows: int) -> None:
     reference, current = customers(rows, 1), customers(rows, 2, older=0.2)
@@ -162,6 +167,7 @@ def test_the_same_data_gives_the_same_comparisons(reporter: DriftReporter) -> No
     assert again[0] == again[1]
 
 
+@EVIDENTLY
 def test_the_page_draws_the_lines_that_decide(reporter: DriftReporter) -> None:
     report = reporter.compare(customers(600, 1), customers(600, 2), POLICY)
     metrics = [m["config"] for m in json.loads(report.json)["metrics"] if "column" in m["config"]]
@@ -169,6 +175,7 @@ def test_the_page_draws_the_lines_that_decide(reporter: DriftReporter) -> None:
     assert lines["input.tenure"] == next(c.threshold for c in report.comparisons if c.column == "input.tenure")
 
 
+@EVIDENTLY
 def test_the_page_loads_nothing(reporter: DriftReporter) -> None:
     page = reporter.compare(customers(600, 1), customers(600, 2), POLICY).html.decode()
     outside = re.findall(r"""<(?:script|link|img|iframe)[^>]*\s(?:src|href)\s*=\s*["']?(?!data:)[^\s>]+""", page)
@@ -176,6 +183,7 @@ def test_the_page_loads_nothing(reporter: DriftReporter) -> None:
     assert 1_000_000 < len(page) < 8_000_000
 
 
+@EVIDENTLY
 def test_what_clients_send_is_no_code_of_the_page(reporter: DriftReporter) -> None:
     attack = "</script><script>alert(1)</script>"
     reference, current = customers(600, 1), customers(600, 2)
