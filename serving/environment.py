@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,17 +71,15 @@ def read_needs(folder: Path) -> Needs:
     """What the model in `folder` asks for; `ImageError` where it is not an MLflow model."""
     try:
         model = yaml.safe_load((folder / "MLmodel").read_text())
-        flavor = model["flavors"]["python_function"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ImageError(
-            f"not a model that MLflow can serve (no python_function flavor): {error}", retryable=False
-        ) from error
+        python = _python(folder, model["flavors"]["python_function"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        message = f"not a model that MLflow can serve (no python_function flavor): {error}"
+        raise ImageError(message, retryable=False) from error
     lines = _lines(folder / "requirements.txt")
     if not any(re.match(r"mlflow(-skinny)?\b(?!-)", line) for line in lines):
         lines.append(f"mlflow=={model['mlflow_version']}" if "mlflow_version" in model else "mlflow")
     constraints = folder / "constraints.txt"
-    python = str(_environment(folder).get("python") or flavor.get("python_version") or platform.python_version())
-    return Needs(".".join(python.split(".")[:2]), tuple(lines), constraints.read_text() if constraints.exists() else "")
+    return Needs(python, tuple(lines), constraints.read_text() if constraints.exists() else "")
 
 
 def slim(requirements: Sequence[str]) -> tuple[str, ...]:
@@ -202,9 +200,11 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _environment(folder: Path) -> dict[str, object]:
+def _python(folder: Path, flavor: Mapping[str, object]) -> str:
     path = folder / "python_env.yaml"
-    return dict(yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    environment = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    python = environment.get("python") or flavor.get("python_version") or platform.python_version()
+    return ".".join(str(python).split(".")[:2])
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,0 +1,261 @@
+"""What every image builder owes, and what the one for this machine says and keeps."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from registry_hooks.model_version import ModelVersion
+from registry_hooks.registry import ModelRegistry, RegistryError
+from serving.image import BuildState, ImageBuilder, ImageError, ImageRequest, ImageStatus, server_digest
+from serving.local_image import LocalImage, LocalImageBuilder
+from tests.fakes.image import FakeImageBuilder
+from tests.fixtures.revisions import FolderRegistry
+
+BUILD_SECONDS = 280.0
+
+
+def request_for(model: str, version: int = 1) -> ImageRequest:
+    return ImageRequest(ModelVersion(model, version), f"models:/{model}/{version}", server_digest())
+
+
+def finished(builder: ImageBuilder, request: ImageRequest) -> ImageStatus:
+    deadline = time.monotonic() + BUILD_SECONDS
+    while (status := builder.find(request)).state is BuildState.BUILDING:
+        assert time.monotonic() < deadline, status
+        time.sleep(0.02)
+    return status
+
+
+def built(builder: ImageBuilder, request: ImageRequest) -> ImageStatus:
+    builder.build(request)
+    return finished(builder, request)
+
+
+@dataclass
+class Rig:
+    """A builder that can build ``good`` and not ``bad``, until that is put right."""
+
+    builder: ImageBuilder
+    reopen: Callable[[], ImageBuilder]
+    put_right: Callable[[], None]
+
+
+@pytest.fixture(params=["fake", "local"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    if request.param == "fake":
+        fake = FakeImageBuilder(ready_after=2)
+        fake.fails[ModelVersion("bad", 1)] = "fastapi==0.50.0 cannot be"
+        yield Rig(fake, lambda: fake, fake.fails.clear)
+        return
+    home, churn = request.getfixturevalue("builder_home"), request.getfixturevalue("churn_model")
+    models = home.parent / "models"
+    for name in ("good", "bad"):
+        shutil.copytree(churn, models / name)
+    require(models / "bad", "fastapi==0.50.0")
+    open_: list[LocalImageBuilder] = []
+
+    def reopen() -> LocalImageBuilder:
+        open_.append(local_builder(home, {name: models / name for name in ("good", "bad")}))
+        return open_[-1]
+
+    yield Rig(reopen(), reopen, lambda: shutil.copy(churn / "requirements.txt", models / "bad" / "requirements.txt"))
+    for builder in open_:
+        builder.close()
+
+
+def local_builder(home: Path, models: dict[str, Path]) -> LocalImageBuilder:
+    return LocalImageBuilder(home, as_registry(FolderRegistry(models)))
+
+
+def as_registry(partial: object) -> ModelRegistry:
+    """A build only downloads: no more of a registry is needed here."""
+    return partial  # type: ignore[return-value]
+
+
+def require(model: Path, *lines: str) -> None:
+    (model / "requirements.txt").write_text("\n".join(lines))
+
+
+def test_what_was_never_asked_for_is_missing(rig: Rig) -> None:
+    assert rig.builder.find(request_for("good")).state is BuildState.MISSING
+
+
+def test_a_build_is_under_way_then_ready_and_is_found_by_another_controller(rig: Rig) -> None:
+    request = request_for("good")
+    rig.builder.build(request)
+    status = rig.builder.find(request)
+    assert status.state is BuildState.BUILDING
+    assert status.detail
+    ready = finished(rig.builder, request)
+    assert ready.state is BuildState.READY
+    assert ready.image
+    assert ready.lock
+    rig.builder.build(request)
+    assert rig.builder.find(request) == rig.reopen().find(request) == ready
+
+
+def test_what_cannot_be_built_says_why_until_it_is_asked_for_again(rig: Rig) -> None:
+    request = request_for("bad")
+    failed = built(rig.builder, request)
+    assert failed.state is BuildState.FAILED
+    assert "fastapi==0.50.0" in failed.detail
+    assert rig.reopen().find(request) == failed
+    rig.put_right()
+    assert built(rig.builder, request).state is BuildState.READY
+
+
+def test_a_builder_that_does_not_answer_can_be_asked_again() -> None:
+    fake = FakeImageBuilder()
+    fake.broken = True
+    for ask in (fake.find, fake.build):
+        with pytest.raises(ImageError) as refused:
+            ask(request_for("good"))
+        assert refused.value.retryable
+
+
+def test_a_fake_build_is_lost_with_its_controller() -> None:
+    fake = FakeImageBuilder(ready_after=9)
+    fake.build(request_for("good"))
+    fake.lose()
+    assert fake.find(request_for("good")).state is BuildState.MISSING
+
+
+def test_versions_with_the_same_requirements_share_their_environment(builder_home: Path, churn_model: Path) -> None:
+    changed = shutil.copytree(churn_model, builder_home.parent / "changed")
+    (changed / "note.txt").write_text("another model")
+    builder = local_builder(builder_home, {"churn": churn_model, "changed": changed})
+    first = built(builder, request_for("churn"))
+    began = time.monotonic()
+    second = built(builder, request_for("changed"))
+    assert time.monotonic() - began < 3
+    assert first.lock == second.lock
+    assert first.image != second.image
+    same = built(builder, request_for("churn", 2))
+    assert same.image == first.image
+    images = [LocalImage.find(builder_home, str(status.image)) for status in (first, second)]
+    assert images[0]
+    assert images[1]
+    assert images[0].python == images[1].python
+    assert (images[0].server / "serving" / "runtime" / "__main__.py").exists()
+    builder.close()
+
+
+def test_of_builds_with_the_same_lock_one_installs_and_the_other_waits(tmp_path: Path, churn_model: Path) -> None:
+    builder = local_builder(tmp_path, {"churn": churn_model})
+    requests = [request_for("churn", 1), request_for("churn", 2)]
+    for request in requests:
+        builder.build(request)
+    assert {finished(builder, request).state for request in requests} == {BuildState.READY}
+    assert len(list((tmp_path / "environments").iterdir())) == 1
+    assert len(list((tmp_path / "locks").iterdir())) == 1
+    builder.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("python_env.yaml", "python: 3.99.1\n", "needs Python 3.99, which this machine does not have"),
+        ("MLmodel", "flavors: {}\n", "not a model that MLflow can serve"),
+        ("MLmodel", "a: [", "not a model that MLflow can serve"),
+        ("requirements.txt", "there is no such requirement\n", "requirement"),
+    ],
+)
+def test_models_that_cannot_be_served_fail_with_what_is_wrong(
+    builder_home: Path, churn_model: Path, file: str, content: str, words: str
+) -> None:
+    model = shutil.copytree(churn_model, builder_home.parent / "model")
+    (model / file).write_text(content)
+    builder = local_builder(builder_home, {"churn": model})
+    failed = built(builder, request_for("churn"))
+    assert failed.state is BuildState.FAILED
+    assert words in failed.detail
+    builder.close()
+
+
+class Unsteady:
+    """A registry whose first downloads fail."""
+
+    def __init__(self, model: Path, failures: int, *, retryable: bool) -> None:
+        self.model, self.failures, self.retryable = model, failures, retryable
+        self.asked = threading.Event()
+
+    def download(self, version: ModelVersion, destination: Path) -> Path:
+        self.asked.set()
+        self.failures -= 1
+        if self.failures >= 0:
+            raise RegistryError("the registry is away", retryable=self.retryable)
+        return Path(shutil.copytree(self.model, destination))
+
+
+def test_a_registry_that_is_away_for_a_moment_is_asked_again(builder_home: Path, churn_model: Path) -> None:
+    builder = LocalImageBuilder(builder_home, as_registry(Unsteady(churn_model, 1, retryable=True)))
+    assert built(builder, request_for("churn")).state is BuildState.READY
+    builder.close()
+
+
+def test_a_registry_that_does_not_have_the_version_is_not_asked_again(builder_home: Path, churn_model: Path) -> None:
+    builder = LocalImageBuilder(builder_home, as_registry(Unsteady(churn_model, 1, retryable=False)))
+    failed = built(builder, request_for("churn"))
+    assert (failed.state, failed.detail) == (BuildState.FAILED, "the registry is away")
+    builder.close()
+
+
+def test_closing_ends_a_build_that_waits_and_leaves_it_missing(builder_home: Path, churn_model: Path) -> None:
+    registry = Unsteady(churn_model, 9, retryable=True)
+    builder = LocalImageBuilder(builder_home, as_registry(registry))
+    builder.build(request_for("churn"))
+    assert registry.asked.wait(20)
+    began = time.monotonic()
+    builder.close()
+    assert time.monotonic() - began < 5
+    assert builder.find(request_for("churn")).state is BuildState.MISSING
+
+
+_HANGS = """
+import sys, time
+from pathlib import Path
+from serving.local_image import LocalImageBuilder
+from tests.contract.test_image import request_for
+
+class Hangs:
+    def download(self, version, destination):
+        destination.mkdir(parents=True)
+        (destination / "MLmodel").write_text("half a")
+        print("downloading", flush=True)
+        time.sleep(600)
+
+LocalImageBuilder(Path(sys.argv[1]), Hangs()).build(request_for("churn"))
+"""
+
+
+def test_a_build_interrupted_by_a_kill_is_missing_and_can_be_made(builder_home: Path, churn_model: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _HANGS, str(builder_home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline().strip() == "downloading"
+        controller.send_signal(signal.SIGKILL)
+    builder = local_builder(builder_home, {"churn": churn_model})
+    assert builder.find(request_for("churn")).state is BuildState.MISSING
+    assert not (builder_home / "images").exists()
+    assert built(builder, request_for("churn")).state is BuildState.READY
+    assert not list((builder_home / "building").iterdir())
+    builder.close()
+
+
+def test_an_image_whose_environment_is_gone_is_missing(builder_home: Path, churn_model: Path) -> None:
+    builder = local_builder(builder_home, {"churn": churn_model})
+    ready = built(builder, request_for("churn"))
+    (builder_home / "environments").unlink()
+    assert builder.find(request_for("churn")).state is BuildState.MISSING
+    assert LocalImage.find(builder_home, str(ready.image)) is None
+    builder.close()

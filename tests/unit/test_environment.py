@@ -1,0 +1,72 @@
+"""What a model's files say that it needs, and how the requirements are made slimmer."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from serving.environment import Lock, Needs, read_needs, slim
+from serving.image import ImageError
+
+
+@pytest.mark.parametrize(
+    ("requirements", "expected"),
+    [
+        (
+            ["mlflow==3.17.2", "scikit-learn==1.9.1"],
+            ["mlflow-skinny==3.17.2", "scikit-learn==1.9.1", "numpy", "pandas"],
+        ),
+        (["mlflow>=3,<4"], ["mlflow-skinny>=3,<4", "numpy", "pandas"]),
+        (["mlflow"], ["mlflow-skinny", "numpy", "pandas"]),
+        (["mlflow==3.17.2 # as logged"], ["mlflow-skinny==3.17.2", "numpy", "pandas"]),
+        (["mlflow-skinny==3.17.2"], ["mlflow-skinny==3.17.2"]),
+        (["mlflow[extras]==3.17.2"], ["mlflow[extras]==3.17.2"]),
+        (["mlflow==3.17.2; python_version > '3'"], ["mlflow==3.17.2; python_version > '3'"]),
+        (["mlflow @ https://example.org/mlflow.whl"], ["mlflow @ https://example.org/mlflow.whl"]),
+        (["mlflow-export-import==1"], ["mlflow-export-import==1"]),
+        ([], []),
+    ],
+)
+def test_only_a_plain_mlflow_is_made_slimmer(requirements: list[str], expected: list[str]) -> None:
+    assert slim(requirements) == tuple(expected)
+
+
+def model(folder: Path, **files: str) -> Path:
+    known = {"MLmodel": "mlflow_version: 3.1.0\nflavors: {python_function: {python_version: 3.10.4}}\n"} | files
+    for name, content in known.items():
+        (folder / name.replace("_txt", ".txt").replace("_yaml", ".yaml")).write_text(content)
+    return folder
+
+
+def test_everything_is_read(tmp_path: Path) -> None:
+    files = {"requirements_txt": "# made by hand\n\nmlflow==3\n -c constraints.txt\n", "constraints_txt": "numpy<3\n"}
+    needs = read_needs(model(tmp_path, python_env_yaml="python: 3.12.1\n", **files))
+    assert needs == Needs("3.12", ("mlflow==3", "-c constraints.txt"), "numpy<3\n")
+
+
+def test_what_is_not_said_is_taken_from_the_model(tmp_path: Path) -> None:
+    assert read_needs(model(tmp_path)) == Needs("3.10", ("mlflow==3.1.0",))
+
+
+def test_a_model_that_says_nothing_gets_our_python(tmp_path: Path) -> None:
+    needs = read_needs(model(tmp_path, MLmodel="flavors: {python_function: {}}\n"))
+    assert needs == Needs(".".join(platform.python_version_tuple()[:2]), ("mlflow",))
+
+
+@pytest.mark.parametrize("content", ["", "flavors: {sklearn: {}}", "[", "flavors: 3", "flavors:\n  python_function: 3"])
+def test_what_is_no_model_is_an_error(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ImageError) as refused:
+        read_needs(model(tmp_path, MLmodel=content))
+    assert not refused.value.retryable
+
+
+def test_locks_of_different_pythons_are_different() -> None:
+    assert Lock("3.11", "a==1\n").digest != Lock("3.12", "a==1\n").digest
+    assert Lock("3.11", "a==1 \\\n    --hash=sha256:0\nb==2\n").packages == 2
+
+
+def test_needs_that_differ_are_another_question() -> None:
+    questions = [Needs("3.11", ("a",)), Needs("3.12", ("a",)), Needs("3.11", ("b",)), Needs("3.11", ("a",), "a<2")]
+    assert len({needs.key for needs in questions}) == len(questions)
