@@ -110,6 +110,7 @@ class AccessLogBlocks:
 
     def forget(self, rollout: str) -> None:
         with self._reading():
+            self._load()
             self._folders.pop(rollout, None)
             self._forgotten |= {rollout}
             self._save((), forget=(rollout,))
@@ -120,12 +121,18 @@ class AccessLogBlocks:
             if time.monotonic() - self._looked < self._policy.rest_seconds:
                 return
             self._looked = time.monotonic()
-            while self._read():
-                pass
-            settled = self._advance(self._clock())
-            if settled:
-                self._save(settled)
-            self._rotate()
+            try:
+                self._catch_up()
+            except OutrunError:
+                self._load()
+
+    def _catch_up(self) -> None:
+        while self._read():
+            pass
+        settled = self._advance(self._clock())
+        if settled:
+            self._save(settled)
+        self._rotate()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -133,8 +140,6 @@ class AccessLogBlocks:
         with self._guard:
             try:
                 yield
-            except OutrunError:
-                self._load()
             except OSError as error:
                 self._load()
                 raise BlockError(f"the access log {self._log} cannot be read: {error}", retryable=True) from error

@@ -89,8 +89,8 @@ class Folding:
     """Or this long after it was opened."""
     late_seconds: float = 2.0
     """How long after its assignment the first word of a request may come; more than Envoy's connect time-out."""
-    timeout_seconds: float = 35.0
-    """A request undecided for this long is an error; more than Envoy's request time-out."""
+    timeout_seconds: float = 65.0
+    """A request undecided for this long is an error; more than Envoy's time-outs for sending it and for its answer."""
     memory_seconds: float = 120.0
     """Records assigned longer ago than this are repetitions, and dropped; more than the time-out."""
 

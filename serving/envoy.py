@@ -30,6 +30,8 @@ ENTITY_HEADER = "x-entity-id"
 """Requests with the same value stay on the same revision while the weights stand."""
 INTERNAL_PREFIX = "x-promote-"
 """Headers that begin so belong to us and are taken from every client's request."""
+RUNTIME = {"re2.max_program_size.error_level": 100_000}
+"""Envoy's own limit refuses the expression for a model name of some sixty characters, and every route with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def bootstrap(settings: GatewaySettings, folder: str, access_log: str) -> Config
     return {
         "node": {"id": "gateway", "cluster": "mlflow-promote"},
         "admin": {"address": _socket(Address("127.0.0.1", settings.admin_port))},
+        "layered_runtime": {"layers": [{"name": "gateway", "static_layer": RUNTIME}]},
         "static_resources": {"listeners": [listener]},
         "dynamic_resources": {"cds_config": _watched(folder, CLUSTERS_FILE)},
     }

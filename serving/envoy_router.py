@@ -58,13 +58,24 @@ class EnvoyRouter:
         needed = {cluster["name"] for cluster in clusters["resources"]}
         leaving = [c for c in _resources(self._files.clusters) if c["name"] not in needed]
         both = cluster_table(wanted.values(), self._settings, leaving)
-        routes = route_table(wanted.values(), self._settings)
-        if _replace(self._files.clusters, both):
-            self._follow(CLUSTERS_VERSION, both)
-        if _replace(self._files.routes, routes) or leaving:
-            in_force = self._follow(ROUTES_VERSION, routes)
-            if leaving and in_force:
-                _replace(self._files.clusters, clusters)
+        self._put(self._files.clusters, both, CLUSTERS_VERSION)
+        in_force = self._put(self._files.routes, route_table(wanted.values(), self._settings), ROUTES_VERSION)
+        if leaving and in_force:
+            self._put(self._files.clusters, clusters, CLUSTERS_VERSION)
+
+    def _put(self, path: Path, table: Config, version: str) -> bool:
+        """Replace a file and see that Envoy takes it; what it refuses is undone, for the sake of the other models.
+
+        False where there is no Envoy that could take it.
+        """
+        before = path.read_text() if path.exists() else None
+        _replace(path, json.dumps(table))
+        try:
+            return self._follow(version, table)
+        except RouterError:
+            if before is not None:
+                _replace(path, before)
+            raise
 
     def _wanted(self) -> dict[str, Route]:
         return routes_of(_resources(self._files.routes), _resources(self._files.clusters))
@@ -79,7 +90,8 @@ class EnvoyRouter:
             except AdminError:
                 return False
             time.sleep(0.01)
-        raise RouterError(f"Envoy has not taken the new {version} in {TAKE_SECONDS:.0f} s", retryable=True)
+        said = _last_line(self._files.output)
+        raise RouterError(f"Envoy has not taken the new {version} in {TAKE_SECONDS:.0f} s: {said}", retryable=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -103,15 +115,18 @@ def _resources(path: Path) -> list[Config]:
     return resources
 
 
-def _replace(path: Path, table: Config) -> bool:
-    """Put `table` in place at once and durably; False where it stands there already."""
-    content = json.dumps(table)
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return lines[-1] if lines else "it says nothing"
+
+
+def _replace(path: Path, content: str) -> None:
+    """Put `content` in place at once and durably, unless it stands there already."""
     if path.exists() and path.read_text() == content:
-        return False
+        return
     fresh = path.with_suffix(".new")
     with fresh.open("w") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-    return True

@@ -71,7 +71,8 @@ def test_a_route_comes_into_force_whole(router: TrafficRouter) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "naïve.modèle", "100%", "(x)+{y}?#", 'quo"te\\', "%20", "日本", "a.b", "UPPER"]
+    "name",
+    ["日" * 80, "long " * 50, "a b", "naïve.modèle", "100%", "(x)+{y}?#", 'quo"te\\', "%20", "日本", "a.b", "UPPER"],
 )
 def test_any_name_of_a_model_comes_back_as_it_was(router: TrafficRouter, name: str) -> None:
     wanted = route(name, {"v1": 100})
@@ -309,6 +310,17 @@ def test_a_request_in_flight_on_a_revision_that_leaves_finishes(
     asking.join()
     upstreams[0].release.clear()
     assert answers == [200]
+
+
+def test_a_route_that_envoy_refuses_hurts_no_other(own_gateway: Gateway, upstreams: tuple[Upstream, Upstream]) -> None:
+    own_gateway.ensure()
+    router = EnvoyRouter(own_gateway.files.home, own_gateway.settings)
+    router.set_weights(between("one", upstreams, 0))
+    with pytest.raises(RouterError, match=r"999\.1\.1\.1"):
+        router.set_weights(Route("bad", Weights({"bad-v1": 100}), {"bad-v1": (Address("999.1.1.1", 80),)}))
+    router.set_weights(between("one", upstreams, 20))
+    in_force(router, between("one", upstreams, 20))
+    assert router.get_weights().keys() == {"one"}
 
 
 def pid_of(gateway: Gateway) -> int:
