@@ -10,6 +10,14 @@ from pipelines.rollout import RolloutPolicy
 from registry_hooks.model_version import Channel, ChannelKind
 
 
+class PolicyError(Exception):
+    """A policy that cannot be used; `problems` has one line for each mistake."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
 class OnEmpty(StrEnum):
     """What follows when no version holds the live channel any more."""
 

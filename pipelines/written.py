@@ -20,9 +20,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
 _RULES = {
-    "path_type": "must be a path",
-    "model_type": "must be keys and values (key: value)",
+    "dict_type": "must be keys and values (key: value)",
     "missing": "must be given",
+    "model_type": "must be keys and values (key: value)",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
 }
 """Where pydantic's own words speak of its classes."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -44,8 +46,11 @@ class MalformedError(Exception):
     """A file that cannot be read, or is no mapping in YAML."""
 
 
-def seconds(given: object) -> object:
-    """``90``, ``"90s"`` and ``"1m30s"`` as seconds; anything else is left to be refused."""
+def seconds(given: object, *, otherwise: str = "") -> object:
+    """``90``, ``"90s"`` and ``"1m30s"`` as seconds; what is no text is left to be refused.
+
+    `otherwise` names what else would be allowed.
+    """
     if not isinstance(given, str):
         return given
     if re.fullmatch(_DURATION, given):
@@ -54,7 +59,8 @@ def seconds(given: object) -> object:
         return float(given)
     except ValueError:
         pass
-    raise PydanticCustomError("duration", "must be seconds or a duration such as 30s, 10m or 24h")
+    also = f", or {otherwise}" if otherwise else ""
+    raise PydanticCustomError("duration", "must be seconds or a duration such as 30s, 10m or 24h{also}", {"also": also})
 
 
 DURATION_SCHEMA = {
