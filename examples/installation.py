@@ -41,7 +41,7 @@ class Installation:
             "PROMOTE_API_PORT": str(api),
             "PROMOTE_GATEWAY_PORT": str(gateway),
             "PROMOTE_ADMIN_PORT": str(admin),
-            "PROMOTE_NOTIFY": json.dumps([alerts]),
+            "PROMOTE_NOTIFY": alerts,
         }
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("PROMOTE_", "MLFLOW_"))}
         self.environment = outside | settings

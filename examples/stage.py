@@ -57,7 +57,11 @@ class Stage:
     def train(self, kind: str) -> int:
         """Train and register the next version, in a process of its own; its number."""
         self.teller.say(f"$ python -m examples.train {kind}")
-        mlflow = {"MLFLOW_TRACKING_URI": self.installation.mlflow_url, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        mlflow = {
+            "MLFLOW_TRACKING_URI": self.installation.mlflow_url,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-m", "examples.train", kind, "--data", str(self.installation.home / "data")]
         done = subprocess.run(
             command,

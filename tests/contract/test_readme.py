@@ -1,0 +1,161 @@
+"""What the documents show is true: every block in them is run, checked or compiled, and every link leads somewhere.
+
+Shell lines that only ask are run as they stand. Verbs of make are looked up in the Makefile and not run, since
+some of them run this test; what would change a machine is only held against the commands' own help.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs import reference
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/configuration.md", "docs/commands.md", "examples/README.md")
+SHELL = ("console", "bash", "sh")
+ASKING = ("mlflow-promote --help", "mlflow-promote policy")
+"""Commands that change nothing and need nothing running: these are run."""
+NOT_OURS = ("git ", "curl ", "python -m examples")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block of a document."""
+
+    document: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            yield Block(document, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+
+
+def of(*languages: str) -> list[Block]:
+    return [block for block in blocks() if block.language in languages]
+
+
+def commands() -> list[tuple[Block, str]]:
+    """Every command of every shell block; in ``console`` blocks those after a prompt."""
+    shown = [(block, line) for block in of(*SHELL) for line in block.text.splitlines() if line.strip()]
+    prompted = [(b, line[2:] if b.language == "console" else line) for b, line in shown if _is_command(b, line)]
+    return [(block, part.strip()) for block, line in prompted for part in line.split("&&")]
+
+
+def _is_command(block: Block, line: str) -> bool:
+    return line.startswith("$ ") if block.language == "console" else not line.startswith("#")
+
+
+def the_program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("mlflow-promote")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROMOTE_")}
+    return subprocess.run([program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_every_block_says_its_language_and_is_checked() -> None:
+    known = {*SHELL, "yaml", "python", "json", "mermaid", "text"}
+    assert [f"{block} {block.language}" for block in blocks() if block.language not in known] == []
+
+
+@pytest.mark.parametrize(("block", "command"), commands(), ids=str)
+def test_a_shell_line_can_be_typed(block: Block, command: str) -> None:
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    if command.startswith(ASKING):
+        done = the_program(*words[1:])
+        assert done.returncode == 0, done.stdout + done.stderr
+    elif words[:1] == ["make"]:
+        assert words[1] in verbs(), f"the Makefile has no verb {words[1]}"
+    elif words[:1] == ["mlflow-promote"]:
+        assert_known(words[1:])
+    else:
+        assert not words or words[0] == "export" or command.startswith((*NOT_OURS, "cd ")), f"unchecked: {command}"
+
+
+def verbs() -> set[str]:
+    return set(re.findall(r"^([\w.-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def assert_known(words: list[str]) -> None:
+    """The command exists and knows every option that is shown."""
+    verb = [word for word in words if not word.startswith("-")][: 2 if words[0] in ("drift", "policy", "hooks") else 1]
+    helped = the_program(*verb, "--help")
+    assert helped.returncode == 0, f"no command {' '.join(verb)}: {helped.stderr}"
+    assert [word for word in words if word.startswith("--") and word.partition("=")[0] not in helped.stdout] == []
+
+
+@pytest.mark.parametrize("block", of("yaml"), ids=str)
+def test_yaml_is_accepted_by_those_who_read_it(block: Block, tmp_path: Path) -> None:
+    title = block.text.splitlines()[0].removeprefix("#").strip()
+    if title == "settings.yaml":
+        (tmp_path / "settings.yaml").write_text(block.text)
+        settings(tmp_path / "settings.yaml")
+    else:
+        (tmp_path / Path(title).name).write_text(block.text)
+        checked = the_program("policy", "check", str(tmp_path))
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert yaml.safe_load(block.text)
+
+
+def settings(file: Path) -> None:
+    """Load settings in a process of its own, so that nothing of this one's environment takes part."""
+    loads = "from pipelines.settings import load; load()"
+    done = subprocess.run(
+        [sys.executable, "-c", loads],
+        env={"PROMOTE_CONFIG": str(file), "PATH": os.environ["PATH"], "HOME": str(file.parent)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("block", of("python"), ids=str)
+def test_python_runs(block: Block) -> None:
+    exec(compile(block.text, str(block), "exec"), {"__name__": "block"})
+
+
+def test_the_example_policies_are_accepted() -> None:
+    checked = the_program("policy", "check", "examples/policies")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_links_lead_somewhere() -> None:
+    links = [
+        (document, link)
+        for document in (*DOCUMENTS, "CHANGELOG.md", "ARCHITECTURE.md")
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / document).read_text())
+        if "://" not in link
+    ]
+    assert [(d, link) for d, link in links if not (ROOT / d).parent.joinpath(link).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_configuration_page_is_what_the_code_says() -> None:
+    assert reference.PAGE.read_text() == reference.page(), "run python -m docs.reference"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [
+        line for line in reference.PAGE.read_text().splitlines() if line.startswith("|") and line.endswith("|  |")
+    ] == []
