@@ -1,0 +1,109 @@
+"""The story of one model: live from nothing, replaced by a better version, a bad one taken back."""
+
+from __future__ import annotations
+
+from tests.e2e.loop import Loop, failed, until
+
+
+def test_a_model_goes_live_is_replaced_and_a_bad_version_is_taken_back(loop: Loop) -> None:
+    # given a model whose first version enters an empty Production
+    first = loop.register("story")
+    loop.transition("story", first, "Production")
+    loop.await_state("story", first, "succeeded")
+    assert loop.served("story") == str(first)
+
+    with loop.traffic("story") as results:
+        # when a second version enters Production beside it, under traffic
+        second = loop.register("story")
+        loop.transition("story", second, "Production")
+        # then it goes live through the canary, no request is lost, and the former one leaves the channel
+        loop.await_state("story", second, "succeeded")
+        until(lambda: loop.stage("story", first) == "Archived", 30, "the former version is archived")
+    assert failed(results) == {}
+    assert loop.served("story") == str(second)
+    assert loop.stage("story", second) == "Production"
+
+    with loop.traffic("story"):
+        # when a third version that fails on half of its requests enters, archiving the second one
+        third = loop.register("story", fails=0.5)
+        loop.transition("story", third, "Staging")
+        loop.await_state("story", third, "ready")
+        loop.transition("story", third, "Production", archive=True)
+        # then it is taken back to where it came from, and the second one is put back
+        loop.await_state("story", third, "failed")
+        until(lambda: loop.stage("story", third) == "Staging", 30, "the candidate is back in Staging")
+    assert loop.stage("story", second) == "Production"
+    assert loop.served("story") == str(second)
+    tags = loop.tags("story", third)
+    assert "error rate above" in tags["promote.reason"]
+    assert tags["promote.previous"] == str(second)
+    run = loop.client.get_model_version("story", str(third)).run_id
+    assert tags["promote.evidence"] in [a.path for a in loop.client.list_artifacts(run, "promote")]
+
+    # then nothing of the failed candidate is left running
+    until(lambda: len(loop.processes("story")) == 2, 60, "only the live and the warm revision run")
+
+    # when a person moves the first version, which is still warm, back to Production
+    loop.transition("story", first, "Production")
+    loop.await_state("story", first, "succeeded")
+    # then it is live at once, without a canary
+    assert loop.served("story") == str(first)
+    phases = [event["text"].split(":")[0] for event in loop.ask("/models/story/history?limit=1000")["events"]]
+    assert "progressing" not in phases[-6:]
+
+
+def test_taking_the_candidate_out_of_the_channel_aborts_its_rollout(loop: Loop) -> None:
+    first = loop.register("abort")
+    loop.transition("abort", first, "Production")
+    loop.await_state("abort", first, "succeeded")
+    second = loop.register("abort")
+    loop.transition("abort", second, "Production")
+    loop.await_state("abort", second, "progressing")
+    loop.transition("abort", second, "Archived")
+    loop.await_state("abort", second, "failed")
+    assert "taken out of Production" in loop.tags("abort", second)["promote.reason"]
+    assert (loop.stage("abort", first), loop.served("abort")) == ("Production", str(first))
+
+
+def test_commands_promote_pause_resume_and_roll_back_with_the_exit_codes_that_are_documented(loop: Loop) -> None:
+    first = loop.register("told")
+    assert loop.run("promote", "told", str(first), "--wait").returncode == 0
+    assert loop.stage("told", first) == "Production"
+    second = loop.register("told")
+    assert loop.run("promote", "told", str(second), "--no-wait").returncode == 0
+    loop.await_state("told", second, "progressing")
+    assert loop.run("pause", "told").returncode == 0
+    loop.await_state("told", second, "paused")
+    assert loop.run("promote", "told", str(second), "--wait").returncode not in (0, 1)
+    assert loop.run("resume", "told").returncode == 0
+    loop.await_state("told", second, "progressing")
+    assert loop.run("rollback", "told").returncode == 0
+    loop.await_state("told", second, "failed")
+    assert loop.served("told") == str(first)
+    actors = {event["actor"] for event in loop.ask("/models/told/history?limit=1000")["events"] if event["actor"]}
+    assert actors
+    assert loop.run("promote", "told", "99").returncode not in (0, 1)
+
+
+def test_an_emptied_channel_keeps_its_traffic_and_a_deleted_candidate_is_taken_back(loop: Loop) -> None:
+    first = loop.register("empty")
+    loop.transition("empty", first, "Production")
+    loop.await_state("empty", first, "succeeded")
+    loop.transition("empty", first, "Archived")
+    until(
+        lambda: any("is empty" in e["text"] for e in loop.ask("/models/empty/history")["events"]),
+        60,
+        "the history says that the channel is empty",
+    )
+    assert loop.served("empty") == str(first)
+    second = loop.register("empty")
+    loop.transition("empty", second, "Production")
+    loop.await_state("empty", second, "progressing")
+    loop.transition("empty", second, "Archived")
+    loop.client.delete_model_version("empty", str(second))
+    until(
+        lambda: any(e["text"].startswith("failed") for e in loop.ask("/models/empty/history")["events"]),
+        60,
+        "the rollout of the deleted version ends",
+    )
+    assert loop.served("empty") == str(first)
