@@ -91,7 +91,7 @@ def _reading() -> float:
         for first in range(0, REQUESTS, batch):
             with log.open("a") as file:
                 file.writelines(
-                    _lines(number, now[0] + (number - first) / batch) for number in range(first, first + batch)
+                    request_lines(number, now[0] + (number - first) / batch) for number in range(first, first + batch)
                 )
             now[0] += 1.0
             begun = time.process_time()
@@ -100,7 +100,7 @@ def _reading() -> float:
     return round(spent, 3)
 
 
-def _lines(number: int, at: float) -> str:
+def request_lines(number: int, at: float) -> str:
     """What Envoy writes for one answered request."""
     cluster = "churn-v2" if number % 10 == 0 else "churn-v1"
     about = {"start": f"{at:.6f}", "id": f"{number:036d}", "model": "churn", "step": "rollout/0", "host": "127.0.0.1:9"}

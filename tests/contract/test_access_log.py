@@ -6,12 +6,17 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
+from benchmarks.gateway import request_lines
 from monitoring.access_log import AccessLogBlocks, ReadingPolicy
 from monitoring.blocks import ArmCount, BlockSource, Folding
 from serving.envoy_router import EnvoyRouter
@@ -21,6 +26,7 @@ from serving.router import Route
 from tests.fakes.blocks import FakeBlocks
 from tests.fixtures.gateway import Upstream, until
 
+ROOT = Path(__file__).parents[2]
 FOLDING = Folding(requests=10, seconds=0.2, most_seconds=0.5, late_seconds=1.5, timeout_seconds=10.0)
 READING = ReadingPolicy(patience_seconds=0.5, rest_seconds=0.0, known_seconds=0.1)
 
@@ -131,6 +137,35 @@ def test_a_reader_that_is_killed_at_any_moment_goes_on(
     until(lambda: sum(arm.requests for arm in totals(source, "ro")) == 240)
     assert reader(running, tmp_path).blocks("ro", 0) == source.blocks("ro", 0)
     assert source.blocks("ro", 3) == source.blocks("ro", 0)[3:]
+
+
+READ_ON = """
+import sys
+from pathlib import Path
+from monitoring.access_log import AccessLogBlocks, ReadingPolicy
+source = AccessLogBlocks(Path(sys.argv[1]), Path(sys.argv[2]), print, reading=ReadingPolicy(0.5, 0.0, chunk_bytes=3000))
+print("reading", flush=True)
+while True:
+    source.pump()
+"""
+
+
+def test_kill_nine_in_mid_reading_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    written, begun = 0, time.time() - 60
+    for kill in range(6):
+        with log.open("a") as file:
+            file.writelines(request_lines(number, begun + number / 100) for number in range(written, written + 500))
+        written += 500
+        command = [sys.executable, "-c", READ_ON, str(log), str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"reading\n"
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02 * kill)
+            process.kill()
+    source = AccessLogBlocks(log, tmp_path, lambda: None, reading=READING)
+    assert totals(source, "rollout") == (ArmCount(2700, 0), ArmCount(300, 0))
 
 
 def test_two_readers_of_one_log_count_nothing_twice(
