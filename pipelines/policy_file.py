@@ -102,6 +102,7 @@ CHANNELS = model(
     pre_live=(NoChannel, "Staging", "A version that enters this channel is checked, built and proved; or none."),
 )
 ROLLOUT = section(
+    "Rollout",
     RolloutPolicy,
     without=("settings", "analysis"),
     steps=tuple[Annotated[int, Field(ge=1, le=100)], ...],
@@ -111,8 +112,9 @@ ROLLOUT = section(
     promote_seconds=Positive,
     pause_seconds=Positive,
 )
-ANALYSIS = section(AnalysisPolicy, alpha_rollback=Chance, alpha_promote=Chance, exposure=Chance)
+ANALYSIS = section("Analysis", AnalysisPolicy, alpha_rollback=Chance, alpha_promote=Chance, exposure=Chance)
 SERVING = section(
+    "Serving",
     RevisionSettings,
     without=("environment",),
     workers=Annotated[int, Field(ge=1, le=64)],
@@ -125,6 +127,7 @@ SERVING = section(
     },
 )
 DRIFT = section(
+    "Drift",
     DriftPolicy,
     schedule=Schedule,
     timezone=Annotated[str, AfterValidator(_timezone)],

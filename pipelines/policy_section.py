@@ -44,10 +44,17 @@ def model(name: str, /, **keys: Given) -> Any:
 
 
 def section(
-    cls: type[Any], /, *, without: Collection[str] = (), more: Mapping[str, Given] | None = None, **kinds: Any
+    name: str,
+    cls: type[Any],
+    /,
+    *,
+    without: Collection[str] = (),
+    more: Mapping[str, Given] | None = None,
+    **kinds: Any,
 ) -> Any:
     """A strict model with the fields of the dataclass `cls`, where a type of `kinds` says more than the field's."""
     hints, words = get_type_hints(cls), _words(cls)
+    assert kinds.keys() <= hints.keys()
     given: dict[str, Given] = {
         _key(field.name): (
             kinds.get(field.name) or _kind(field.name, hints[field.name]),
@@ -57,7 +64,7 @@ def section(
         for field in fields(cls)
         if field.name not in without
     }
-    return model(cls.__name__.removesuffix("Policy").removesuffix("Settings") or cls.__name__, **given, **(more or {}))
+    return model(name, **given, **(more or {}))
 
 
 def made(cls: type[T], given: BaseModel, path: str, wrong: list[Mistake]) -> T:

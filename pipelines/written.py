@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
+_SUBJECT = re.compile(r"^\w+ should")
 _RULES = {
     "dict_type": "must be keys and values (key: value)",
     "missing": "must be given",
@@ -120,7 +121,7 @@ def _path(location: Sequence[str | int]) -> str:
 def _sentence(detail: ErrorDetails, model: type[BaseModel], *, hidden: bool) -> str:
     if detail["type"] == "extra_forbidden":
         return unknown(str(detail["loc"][-1]), _allowed(model, detail["loc"][:-1]))
-    rule = _RULES.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    rule = _RULES.get(detail["type"]) or _SUBJECT.sub("must", detail["msg"].removeprefix("Value error, "))
     rule = rule.partition(", unable")[0]
     if hidden or detail["type"] in ("value_error", "missing"):
         return rule
