@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -66,12 +66,12 @@ class _Comparing:
 
 def _measure(comparing: Sequence[_Comparing], share: float) -> Any:
     """Evidently's snapshot of all columns; its HTML draws the same lines that decide here."""
-    evidently, presets = _evidently()
+    evidently, columns_preset = _evidently()
     of_kind = {kind: [c.shown for c in comparing if c.pair.kind is kind] for kind in Kind}
     definition = evidently.DataDefinition(
         numerical_columns=of_kind[Kind.NUMBER], categorical_columns=of_kind[Kind.CATEGORY]
     )
-    preset = presets.DataDriftPreset(
+    preset = columns_preset(
         columns=[c.shown for c in comparing],
         num_method=MEASURES[Kind.NUMBER],
         cat_method=MEASURES[Kind.CATEGORY],
@@ -105,13 +105,20 @@ def _comparisons(comparing: Sequence[_Comparing], measured: dict[str, Any]) -> t
 
 
 @cache
-def _evidently() -> tuple[ModuleType, ModuleType]:
+def _evidently() -> tuple[ModuleType, Callable[..., Any]]:
+    """Evidently, and its drift preset without the headline: whether the whole is drift is not for it to say."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         with warnings.catch_warnings():
             for message in IMPORT_WARNINGS:
                 warnings.filterwarnings("ignore", message)
-            return import_module("evidently"), import_module("evidently.presets")
+            evidently, presets = import_module("evidently"), import_module("evidently.presets")
     except ImportError as error:
         reason = f"Evidently cannot be imported (it needs pandas older than 3): {error}"
         raise DriftReportError(reason, retryable=False) from error
+
+    class ColumnsPreset(presets.DataDriftPreset):  # type: ignore[misc,name-defined]
+        def render(self, context: Any, child_widgets: Any = None) -> list[Any]:
+            return list(super().render(context, child_widgets)[1:])
+
+    return evidently, ColumnsPreset

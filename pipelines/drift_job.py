@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.drift import Action, DriftState, Finding, Role, Samples, conclude, failed, too_few
 from monitoring.drift_gauges import DriftGauges
+from monitoring.drift_page import with_finding
 from monitoring.drift_report import DriftReport, DriftReporter, DriftReportError
 from monitoring.notify import Alert, Notifier, Severity
 from monitoring.served_rows import ServedRows, ServedRowsError
@@ -120,9 +121,10 @@ def _documents(check: DriftCheck, finding: Finding, report: DriftReport | None) 
     told = {"model": check.version.model, "version": check.version.version, **as_data(finding), "measured": measured}
     files = {f"{stem}.json": json.dumps(told, indent=1).encode()}
     if report and report.html:
-        files[f"{FOLDER}/latest.html"] = report.html
+        page = with_finding(report.html, check.version, finding)
+        files[f"{FOLDER}/latest.html"] = page
         if finding.state is DriftState.DRIFTED:
-            files[f"{stem}.html"] = report.html
+            files[f"{stem}.html"] = page
     return files
 
 

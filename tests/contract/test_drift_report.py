@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import sync_playwright
 
 from monitoring.chance import by_chance, distances
 from monitoring.comparable import least, pair_up
 from monitoring.drift import Aspect, DriftPolicy, DriftState, Samples, calibrate, conclude
+from monitoring.drift_page import with_finding
 from monitoring.drift_report import DriftReport, DriftReporter
 from monitoring.evidently_drift import EvidentlyDrift
+from registry_hooks.model_version import ModelVersion
 from tests.fakes.drift import FakeDriftReporter
 from tests.fixtures.drift import customers
 
@@ -23,6 +29,7 @@ POLICY = DriftPolicy()
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
 
+CHROMIUM = shutil.which("chromium")
 EVIDENTLY = pytest.mark.parametrize("reporter", ["evidently"], indirect=True)
 
 
@@ -173,6 +180,48 @@ def test_the_page_draws_the_lines_that_decide(reporter: DriftReporter) -> None:
     metrics = [m["config"] for m in json.loads(report.json)["metrics"] if "column" in m["config"]]
     lines = {m["column"]: m["threshold"] for m in metrics}
     assert lines["input.tenure"] == next(c.threshold for c in report.comparisons if c.column == "input.tenure")
+
+
+@EVIDENTLY
+def test_the_page_does_not_contradict_the_finding(reporter: DriftReporter) -> None:
+    """Evidently's headline goes by the share of all columns: one drifted prediction among thirteen is none to it."""
+    reference, current = customers(1000, 1), customers(1000, 2, lifted=0.15)
+    report = reporter.compare(reference, current, POLICY)
+    finding = conclude(POLICY, Samples(NOW, "<b>2025", 1000, 1000), report.comparisons, {"input.<i>": "text"})
+    page = with_finding(report.html, ModelVersion("churn", 7), finding).decode()
+    assert "Dataset Drift is" not in page
+    assert "Data Drift Summary" in page
+    body = page.partition("<body>")[2]
+    assert body.startswith("<section")
+    assert "churn 7: drifted" in body
+    assert "&lt;b&gt;2025" in body
+    assert "input.&lt;i&gt;" in body
+
+
+@EVIDENTLY
+@pytest.mark.chromium
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_page_in_a_browser_without_a_network(reporter: DriftReporter, tmp_path: Path) -> None:
+    attack = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    reference, current = customers(600, 1), customers(600, 2)
+    for table in (reference, current):
+        table.loc[::7, "input.contract"] = attack
+        table["input.<b onclick=alert(3)>"] = table["input.age"]
+    (tmp_path / "page.html").write_bytes(reporter.compare(reference, current, POLICY).html)
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    asked: list[str] = []
+    wrong: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=root)
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.get_by_text("input.tenure").first.wait_for()
+        browser.close()
+    assert wrong == []
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
 
 
 @EVIDENTLY
