@@ -54,9 +54,10 @@ class LocalTarget:
     """`ServingTarget` on this machine, with the images that `LocalImageBuilder` made below the same `home`."""
 
     def __init__(self, home: Path, log_url: str, environment: Mapping[str, str] | None = None) -> None:
-        """`log_url` is where predictions are logged; `environment` is added to every model server's own."""
+        """`log_url`: where predictions are logged, empty for nowhere; `environment`: added to every server's own."""
         self._home = home.absolute()
-        self._log_url, self._environment = log_url, dict(environment or {})
+        self._log_url = str(Path(log_url).absolute()) if log_url and "://" not in log_url else log_url
+        self._environment = dict(environment or {})
         self._guard = threading.RLock()
         self._health = Health(_HOST)
         self._running: dict[str, _Running] = {}

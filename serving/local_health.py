@@ -19,6 +19,9 @@ ASK_SECONDS = 1.0
 MOMENT_SECONDS = 0.25
 """How long a look waits for the answers."""
 
+FIRST_SECONDS = 3.0
+"""The same where a server was never asked before, so that nothing is known of it."""
+
 FRESH_SECONDS = 2.0
 """A ready server is asked again after this long; one that is not ready at every look."""
 
@@ -62,7 +65,7 @@ class Health:
             if known.due(now):
                 known.asking = self._pool.submit(_says_ready, self._host, ports[key], key)
         asking = [known.asking for known in self._known.values() if known.asking is not None]
-        wait(asking, ASK_SECONDS if never_asked else MOMENT_SECONDS)
+        wait(asking, FIRST_SECONDS if never_asked else MOMENT_SECONDS)
         for known in self._known.values():
             known.take(time.monotonic())
         return {key: known.ready for key, known in self._known.items()}
@@ -73,7 +76,8 @@ def _says_ready(host: str, port: int, revision_id: str) -> bool:
     try:
         connection.request("GET", "/health")
         answer = connection.getresponse()
-        return answer.status == 200 and json.loads(answer.read()).get("revision") == revision_id
+        told = json.loads(answer.read())
+        return answer.status == 200 and isinstance(told, dict) and told.get("revision") == revision_id
     except (OSError, http.client.HTTPException, ValueError):
         return False
     finally:

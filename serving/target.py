@@ -24,7 +24,10 @@ class ServingTarget(Protocol):
     """Where revisions run. Every method raises `TargetError`."""
 
     def start(self, revision: Revision) -> None:
-        """See that the revision runs: a new one is started, a failed one started again, a running one left alone."""
+        """See that the revision runs: a new one is started, a failed one started again, a running one left alone.
+
+        One that is still stopping is refused with an error that can be retried, until it is gone.
+        """
         ...
 
     def status(self) -> Mapping[str, RevisionStatus]:

@@ -34,7 +34,7 @@ class RequestError(ValueError):
 def describe(name: str, version: str, scorer: Scorer) -> dict[str, Any]:
     """The model's metadata as the protocol has it."""
     told = {"name": name, "versions": [version], "platform": "mlflow"}
-    outputs = scorer.model.metadata.get_output_schema()
+    outputs = scorer.model.metadata.get_output_schema()  # type: ignore[no-untyped-call]
     return told | {"inputs": _described(scorer.schema, "0"), "outputs": _described(outputs, "prediction")}
 
 

@@ -40,7 +40,7 @@ class Scorer:
 
     def __init__(self, folder: Path) -> None:
         self.model: PyFuncModel = load_model(str(folder))
-        self.schema = self.model.metadata.get_input_schema()
+        self.schema = self.model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
         self._folder = folder
 
     def warm_up(self) -> None:
@@ -59,7 +59,7 @@ class Scorer:
         """Answer one request of MLflow's scoring protocol."""
         call = Call(self.model)
         try:
-            result = scoring_server.invocations(body, content_type, call, self.schema)
+            result = scoring_server.invocations(body, content_type, call, self.schema)  # type: ignore[no-untyped-call]
         except MlflowException as error:
             return refusal(error, call)
         if not finite(call.outputs):
@@ -90,8 +90,8 @@ def refusal(error: MlflowException, call: Call) -> Answer:
     if call.began and trace:
         _logger.error("the model raised:\n%s", trace)
         return failure(500, "INTERNAL_ERROR", error.message)
-    told = {key: value for key, value in json.loads(error.serialize_as_json()).items() if key != "stack_trace"}
-    return Answer(error.get_http_status_code(), json.dumps(told).encode())
+    told = {key: value for key, value in json.loads(error.serialize_as_json()).items() if key != "stack_trace"}  # type: ignore[no-untyped-call]
+    return Answer(error.get_http_status_code(), json.dumps(told).encode())  # type: ignore[no-untyped-call]
 
 
 def failure(status: int, code: str, message: str) -> Answer:

@@ -1,0 +1,72 @@
+"""Looks at many model servers: a hanging one costs no more than a moment, and a slip is forgiven."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from serving.local_health import MISSES, MOMENT_SECONDS, Health
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Says that it is ready, or what `says` is set to."""
+
+    says = (200, {"revision": "a"})
+
+    def do_GET(self) -> None:
+        status, content = self.says
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Keep the test's output quiet."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    Answers.says = (200, {"revision": "a"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_only_a_server_that_is_ready_and_the_right_one_counts(port: int) -> None:
+    assert Health("127.0.0.1").look({"a": port, "b": port}) == {"a": True, "b": False}
+    for says in ((503, {"revision": "a"}), (200, ["a"][:0]), (200, {})):
+        Answers.says = says  # type: ignore[assignment]
+        assert Health("127.0.0.1").look({"a": port}) == {"a": False}
+
+
+def test_a_ready_server_may_miss_a_few_times(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.local_health.FRESH_SECONDS", 0.0)
+    health = Health("127.0.0.1")
+    assert health.look({"a": port}) == {"a": True}
+    Answers.says = (503, {})
+    assert [health.look({"a": port})["a"] for _ in range(MISSES)] == [True] * (MISSES - 1) + [False]
+    Answers.says = (200, {"revision": "a"})
+    assert health.look({"a": port}) == {"a": True}
+
+
+def test_servers_that_hang_cost_a_moment_and_hide_no_other(port: int) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        ports = {f"hangs-{n}": silent.getsockname()[1] for n in range(5)} | {"a": port}
+        health = Health("127.0.0.1")
+        assert health.look(ports)["a"]
+        began = time.monotonic()
+        assert [key for key, ready in health.look(ports).items() if ready] == ["a"]
+        assert time.monotonic() - began < MOMENT_SECONDS + 0.5
