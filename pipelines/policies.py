@@ -2,7 +2,8 @@
 
 The most exact claim on a model decides: its name before any pattern, a longer pattern before a shorter one. A
 file that cannot be used keeps its claim, so that its models are left alone until it is mended instead of
-getting somebody else's policy. Without a claim a model gets the default, or nothing.
+getting somebody else's policy; a folder that vanishes keeps what was read from it, for the same reason. Without
+a claim a model gets the default, or nothing.
 """
 
 from __future__ import annotations
@@ -57,16 +58,22 @@ class Policies:
         self._files: dict[Path, _Read] = {}
         self._claims: tuple[Claim, ...] = ()
         self._found: dict[str, Claim] = {}
+        self._trouble: Mapping[str, str] = {}
         self.load()
 
     def load(self) -> None:
         """Read what changed since the last call; costs a look at the folder where nothing did."""
         with self._lock:
-            files = {path: self._read(path, stamp) for path, stamp in _stamps(self._directory).items()}
-            if files != self._files:
-                self._files = files
-                self._claims = tuple(claim for path in sorted(files) for claim in files[path].claims)
-                self._found = {}
+            try:
+                stamps = _stamps(self._directory)
+            except OSError as error:
+                self._trouble = {str(self._directory): f"cannot be read: {error.strerror}"}
+                return
+            self._trouble = {}
+            if not stamps and self._files and not self._directory.exists():
+                self._trouble = {str(self._directory): "is gone; the policies that were read from it still hold"}
+                return
+            self._take({path: self._read(path, stamp) for path, stamp in stamps.items()})
 
     def for_model(self, model: str) -> Policy | None:
         """The model's policy; None where it is to be left alone, by choice or because its policy is broken."""
@@ -79,13 +86,19 @@ class Policies:
     def problems(self) -> Mapping[str, str]:
         """What is wrong, by the model that it concerns, or by the file where that names patterns only."""
         with self._lock:
-            claims = self._claims
+            claims, trouble = self._claims, self._trouble
         wrong = {
             claim.file if WILDCARDS & set(claim.name) else claim.name: claim.problem
             for claim in claims
             if claim.problem
         }
-        return wrong | dict(_disputed(claims))
+        return {**wrong, **dict(_disputed(claims)), **trouble}
+
+    def _take(self, files: dict[Path, _Read]) -> None:
+        if files != self._files:
+            self._files = files
+            self._claims = tuple(claim for path in sorted(files) for claim in files[path].claims)
+            self._found = {}
 
     def _read(self, path: Path, stamp: tuple[int, int]) -> _Read:
         before = self._files.get(path)
@@ -113,7 +126,7 @@ def check(paths: Iterable[Path]) -> list[str]:
 
 
 def _files(directory: Path) -> list[Path]:
-    if not directory.is_dir():
+    if not directory.exists():
         return []
     return sorted(p for p in directory.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
 

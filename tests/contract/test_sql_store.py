@@ -265,7 +265,7 @@ def test_readers_do_not_wait_for_a_writer(store: SqlStore, raw: Engine) -> None:
         other.rollback()
 
 
-DISCONNECT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+DISCONNECT = """SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 
 

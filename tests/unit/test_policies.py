@@ -72,6 +72,27 @@ def test_the_most_exact_claim_decides(folder: Folder, model: str, expected: int)
     assert policies.problem(model) is None
 
 
+def test_a_folder_that_vanishes_keeps_what_was_read_from_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "policies")
+    folder.path.mkdir()
+    folder.policy("churn.yaml", "model: churn", 7)
+    policies = Policies(folder.path, DEFAULT)
+    moved = folder.path.rename(tmp_path / "elsewhere")
+    policies.load()
+    assert first_step(policies, "churn") == 7
+    assert policies.problems() == {str(folder.path): "is gone; the policies that were read from it still hold"}
+    moved.rename(folder.path)
+    (folder.path / "churn.yaml").unlink()
+    policies.load()
+    assert (policies.for_model("churn"), policies.problems()) == (DEFAULT, {})
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "policies"
+    file.write_text("model: churn")
+    assert Policies(file, DEFAULT).problems() == {str(file): "cannot be read: Not a directory"}
+
+
 def test_files_that_are_none_of_ours_are_left_alone(folder: Folder) -> None:
     folder.write("README.md", "no policy")
     folder.write(".hidden.yaml", "no policy")
