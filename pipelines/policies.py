@@ -57,6 +57,8 @@ class Policies:
         self._lock = threading.Lock()
         self._files: dict[Path, _Read] = {}
         self._claims: tuple[Claim, ...] = ()
+        self._named: dict[str, list[Claim]] = {}
+        """The claims by the name that they mean; patterns under none, so that a name is found without them."""
         self._found: dict[str, Claim] = {}
         self._trouble: Mapping[str, str] = {}
         self.load()
@@ -98,7 +100,9 @@ class Policies:
         if files != self._files:
             self._files = files
             self._claims = tuple(claim for path in sorted(files) for claim in files[path].claims)
-            self._found = {}
+            self._named, self._found = {}, {}
+            for claim in self._claims:
+                self._named.setdefault("" if WILDCARDS & set(claim.name) else claim.name, []).append(claim)
 
     def _read(self, path: Path, stamp: tuple[int, int]) -> _Read:
         before = self._files.get(path)
@@ -113,7 +117,9 @@ class Policies:
     def _claim(self, model: str) -> Claim:
         with self._lock:
             if model not in self._found:
-                self._found[model] = _decide(model, self._claims) or Claim(model, "", self._default)
+                self._found[model] = _decide(model, self._named.get(model) or self._named.get("", ())) or Claim(
+                    model, "", self._default
+                )
             return self._found[model]
 
 
