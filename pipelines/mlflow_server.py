@@ -37,10 +37,12 @@ class MlflowServer:
         process = adopt(self._record)
         if process is None or not process.alive():
             self._home.mkdir(parents=True, exist_ok=True)
-            environment = {**os.environ, "PROMOTE_URL": self._controller, "MLFLOW_DISABLE_TELEMETRY": "true"}
-            environment.pop("MLFLOW_TRACKING_URI", None)
             process = launch(
-                self._command(), record=self._record, log=self._log, environment=environment, directory=self._home
+                self._command(),
+                record=self._record,
+                log=self._log,
+                environment=self._environment(),
+                directory=self._home,
             )
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
@@ -59,6 +61,15 @@ class MlflowServer:
             return httpx.get(f"{self.uri}/health", timeout=2.0).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
+
+    def _environment(self) -> dict[str, str]:
+        """The app plugin learns where the controller is; workers for MLflow's evaluation jobs are not started."""
+        ours = {
+            "PROMOTE_URL": self._controller,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | ours
 
     def _command(self) -> list[str]:
         options = {

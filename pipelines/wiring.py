@@ -10,16 +10,16 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import httpx
 import uvicorn
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
 from monitoring.access_log import AccessLogBlocks
@@ -38,7 +38,7 @@ from pipelines.drift_schedule import DriftSchedule
 from pipelines.gates import StandardGates
 from pipelines.mlflow_server import MlflowServer
 from pipelines.overview import Overview
-from pipelines.policy import Policies
+from pipelines.policies import Policies
 from pipelines.promotion import Ports, Promotion
 from pipelines.settings import Settings
 from pipelines.sql_store import SqlStore
@@ -50,8 +50,9 @@ from registry_hooks.webhook import webhook_router
 from serving.envoy import GatewaySettings
 from serving.envoy_router import EnvoyRouter
 from serving.gateway import Gateway
+from serving.image import server_digest
 from serving.local import LocalTarget
-from serving.local_image import LocalImageBuilder, server_digest
+from serving.local_image import LocalImageBuilder
 from serving.processes import adopt
 
 log = logging.getLogger(__name__)
@@ -69,13 +70,12 @@ class Installation:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.home = settings.home.expanduser().absolute()
+        self.home = settings.home
         self.home.mkdir(parents=True, exist_ok=True)
         self.gateway_settings = GatewaySettings(
             host=settings.gateway_host, port=settings.gateway_port, admin_port=settings.admin_port
         )
-        self.api_url = f"http://{settings.api_host}:{settings.api_port}"
-        self.policies = Policies(settings.policies_folder, settings.default_policy)
+        self.policies = Policies(settings.policies, settings.default_policy)
         self.metrics = CollectorRegistry()
         self.controller: Controller | None = None
         self.watcher: Watcher | None = None
@@ -85,7 +85,7 @@ class Installation:
         """The embedded MLflow server; None where the settings name another one."""
         if self.settings.mlflow_uri is not None:
             return None
-        return MlflowServer(self.home / "mlflow", self.settings.mlflow_port, self.api_url)
+        return MlflowServer(self.home / "mlflow", self.settings.mlflow_port, self.settings.api_url)
 
     @property
     def mlflow_uri(self) -> str:
@@ -189,14 +189,20 @@ def stop(settings: Settings) -> None:
     installation.gateway.stop(drain_seconds=5.0)
     for revision in installation.target.status():
         installation.target.stop(revision)
-    installation.target.wait()
+    _await_end(installation.target)
     if installation.mlflow is not None:
         installation.mlflow.stop()
 
 
+def _await_end(target: LocalTarget) -> None:
+    """Revisions end within their drain time, by their target's own clock."""
+    while target.status():
+        time.sleep(0.1)
+
+
 def controller_record(settings: Settings) -> Path:
     """Where a detached controller's process is remembered."""
-    return settings.home.expanduser().absolute() / "controller.json"
+    return settings.home / "controller.json"
 
 
 def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
@@ -273,7 +279,7 @@ def _serving(installation: Installation) -> Iterator[None]:
         thread.join(10.0)
 
 
-def _api(installation: Installation):  # type: ignore[no-untyped-def]
+def _api(installation: Installation) -> FastAPI:
     settings, store = installation.settings, installation.store
     commands = Commands(
         store=store,

@@ -52,7 +52,6 @@ rollout:
   keep_warm: {keep_warm}
 analysis:
   margin_points: 0.05
-drift: null
 """
 
 
