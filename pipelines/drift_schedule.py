@@ -52,6 +52,7 @@ class DriftSchedule:
     def stop(self, *, wait: bool = True) -> None:
         """No further check begins; with `wait`, one that runs is waited for."""
         if self._scheduler is not None:
+            self._scheduler.pause()
             self._scheduler.shutdown(wait=wait)
         self._scheduler, self._scheduled = None, {}
 

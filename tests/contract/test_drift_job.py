@@ -117,6 +117,7 @@ def test_logged_inputs_and_served_predictions(world: World) -> None:
     assert finding.state is DriftState.STABLE
     assert "output.prediction" in {c.column for c in finding.comparisons}
     assert "predictions of the first 1000 rows" in finding.samples.reference
+    assert finding.samples.current_rows == 800
     assert finding.left_out["input.customer"] == "not in the current rows"
 
 
