@@ -201,6 +201,13 @@ def report_view(event: Json) -> Group:
     return Group(*rows)
 
 
+def addresses_view(addresses: Json) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, address in addresses.items():
+        table.add_row(name, Text(address))
+    return table
+
+
 def checks_view(checks: Iterable[Json]) -> Table:
     table = Table(box=None, header_style="bold")
     for title in ("", "check", "what was found", "what to do"):

@@ -26,6 +26,7 @@ _LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
 """Addresses that no proxy of the environment can reach."""
 _DRIFT_SECONDS = 900.0
 _SECONDS = 30.0
+_HEALTH_SECONDS = 3.0
 
 
 class ClientError(Exception):
@@ -49,7 +50,7 @@ class Client:
     token: str | None = None
 
     def health(self) -> Json:
-        return self._ask("GET", "/healthz")
+        return self._ask("GET", "/healthz", seconds=_HEALTH_SECONDS)
 
     def status(self, model: str | None = None) -> Json:
         """Of one model or of all: always an object with the key ``models``."""

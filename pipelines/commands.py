@@ -69,6 +69,8 @@ class Commands:
     wake: Callable[[str], object]
     """Makes the controller look now instead of at its next tick."""
     now: Callable[[], datetime]
+    broken: Callable[[str], str | None] = lambda _: None
+    """What is wrong with the model's policy; None where nothing is."""
 
     def promote(self, model: str, version: int, actor: str, *, dry_run: bool = False) -> Accepted:
         """Make the version live, through the canary."""
@@ -184,6 +186,11 @@ class Commands:
 
     def _policy(self, model: str) -> Policy:
         policy = self.policies(model)
+        if policy is None and (problem := self.broken(model)) is not None:
+            hint = "correct the file; 'mlflow-promote policy check' tells when it is right"
+            raise CommandError(
+                Code.NOT_MANAGED, f"the policy of {model} cannot be used: {' '.join(problem.split())}", hint
+            )
         if policy is None:
             hint = "write a policy for it, or let the settings manage every model; see docs/policy.md"
             raise CommandError(Code.NOT_MANAGED, f"no policy manages {model}", hint)

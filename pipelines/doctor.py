@@ -1,7 +1,7 @@
 """Is everything there that the product needs? One small check per thing, each with what to do about it.
 
-A check looks and changes nothing, so it can be run beside a working controller. It takes plain values, not
-the settings, and answers instead of raising.
+A check looks and changes nothing, so it can be run beside a working controller. It takes plain values and
+answers instead of raising; only `examine` knows the settings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,7 +25,9 @@ from packaging.version import Version
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from pipelines import policies
 from pipelines.refusal import one_line
+from pipelines.settings import Settings
 from pipelines.sql_database import Database
 from pipelines.store import StoreError
 
@@ -46,6 +48,33 @@ class Check:
     detail: str
     advice: str = ""
     """What to do; empty where all is well."""
+
+
+def examine(settings: Settings) -> tuple[Check, ...]:
+    """Every check of one installation."""
+    ours = settings.mlflow_uri is None
+    mlflow = settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}"
+    gateway = f"http://127.0.0.1:{settings.admin_port}/ready"
+    ports = [
+        check_port("controller", settings.api_host, settings.api_port, f"{settings.api_url}/healthz"),
+        check_port("gateway", settings.gateway_host, settings.gateway_port, gateway),
+        check_port("gateway's administration", "127.0.0.1", settings.admin_port, gateway),
+    ]
+    if ours:
+        ports.append(check_port("MLflow server", "127.0.0.1", settings.mlflow_port, f"{mlflow}/health"))
+    return (
+        check_python(),
+        check_packages(),
+        check_evidently(),
+        check_envoy(),
+        check_uv(),
+        check_mlflow(mlflow, ours=ours),
+        check_clock(mlflow),
+        check_store(settings.store),
+        check_policies(policies.check([settings.policies] if settings.policies.exists() else [])),
+        check_disk(settings.home),
+        *ports,
+    )
 
 
 def check_python() -> Check:
@@ -164,23 +193,28 @@ def check_store(url: str) -> Check:
     return _judged("store", present in known, detail, f"this release knows schemas up to {newest}: install a newer one")
 
 
-def check_port(name: str, host: str, port: int, health: str) -> Check:
-    """Free, or held by our own service, which answers 200 at the path `health`."""
-    where = f"{host}:{port}"
+def check_port(name: str, host: str, port: int, witness: str | None) -> Check:
+    """Free, or held by our own service, which runs where the address `witness` answers well."""
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    trouble = _taken(host, port)
+    if not trouble:
+        return Check(f"port of the {name}", ok=True, detail=f"{where} is free")
+    ours = witness is not None and _answers(witness)
+    advice = "end the program that holds it, or choose another port in the settings"
+    return _judged(
+        f"port of the {name}", ours, f"{where} is ours" if ours else f"{where} cannot be had: {trouble}", advice
+    )
+
+
+def _taken(host: str, port: int) -> str:
+    """Why the port cannot be listened on; empty where it can."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            ours = _answers(f"http://{where}{health}")
-            detail = f"{where} is ours" if ours else f"{where} cannot be had: {error.strerror}"
-            return _judged(
-                f"port of the {name}",
-                ours,
-                detail,
-                "end the program that holds it, or choose another port in the settings",
-            )
-    return Check(f"port of the {name}", ok=True, detail=f"{where} is free")
+            return error.strerror or str(error)
+    return ""
 
 
 def _answers(url: str) -> bool:
@@ -197,14 +231,9 @@ def check_disk(home: Path) -> Check:
     return _judged("disk", free >= _LEAST_FREE, f"{free / 2**30:.1f} GiB free at {place}", advice)
 
 
-def check_policies(problems: Callable[[], Mapping[str, str]]) -> Check:
-    found = [f"{where}: {text}" for where, text in problems().items()]
-    return _judged(
-        "policies",
-        not found,
-        "; ".join(found) or "valid",
-        "correct the file; 'mlflow-promote policy schema' is for the editor",
-    )
+def check_policies(problems: Sequence[str]) -> Check:
+    advice = "correct the files; 'mlflow-promote policy schema' is for the editor"
+    return _judged("policies", not problems, "; ".join(problems) or "valid", advice)
 
 
 def _run(command: list[str], seconds: float = 20.0) -> tuple[bool, str]:
