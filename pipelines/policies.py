@@ -117,7 +117,7 @@ class Policies:
     def _claim(self, model: str) -> Claim:
         with self._lock:
             if model not in self._found:
-                self._found[model] = _decide(model, self._named.get(model) or self._named.get("", ())) or Claim(
+                self._found[model] = _decide(model, self._named.get(model) or self._named.get("", [])) or Claim(
                     model, "", self._default
                 )
             return self._found[model]
