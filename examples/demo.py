@@ -86,7 +86,7 @@ def first(stage: Stage) -> Ended:
     teller.check(ended.rollout["phase"] == "succeeded", f"version {version} is live")
     teller.check(stage.stage_of(version) == "Production", f"MLflow shows version {version} in Production")
     teller.check(stage.ask()["version"] == str(version), f"a caller is answered: {stage.ask()['answer']}")
-    teller.say(f"From now on {RATE:.0f} requests a second come in, each about one customer, and never stop")
+    teller.say(f"From now on callers ask {RATE:.0f} times a second, or as often as this machine can, without a pause")
     return ended
 
 
@@ -117,6 +117,8 @@ def faulty(stage: Stage) -> Ended:
     teller.check(stage.stage_of(stable) == "Production", f"and version {stable} in Production")
     tags = stage.version(version).tags
     teller.check(tags.get("promote.state") == "failed", f"its tags say why: {tags.get('promote.reason')}")
+    wait_for(lambda: stage.alerts(f"{MODEL} {version} failed"), 30.0, "an alert about the rollout")
+    teller.alert(stage.alerts(f"{MODEL} {version} failed")[0]["title"])
     stage.await_alone(stable)
     told = f"{ended.seen.failures:,} of {ended.seen.total:,} requests failed, all of them at version {version}"
     teller.check(set(ended.seen.failed) == {str(version)}, told)
@@ -127,12 +129,14 @@ def changed(stage: Stage) -> None:
     teller, version = stage.teller, stage.live()
     teller.chapter("The customers change, and the scheduled check notices")
     wait_for(lambda: stage.checks(version, "stable"), 120.0, f"a check of version {version} that finds nothing")
-    teller.check(not stage.drift_alerts(), f"as long as nothing changes: {stage.checks(version, 'stable')[-1]['text']}")
+    teller.check(
+        not stage.alerts("drifted"), f"as long as nothing changes: {stage.checks(version, 'stable')[-1]['text']}"
+    )
     stage.traffic.change(draw(5_000, 22, world=NEW_TARIFF))
     teller.say("From now on a dearer tariff without a fixed term is sold")
     since = time.monotonic()
-    wait_for(stage.drift_alerts, 180.0, "an alert about drift")
-    teller.alert(stage.drift_alerts()[0]["text"])
+    wait_for(lambda: stage.alerts("drifted"), 180.0, "an alert about drift")
+    teller.alert(stage.alerts("drifted")[0]["text"])
     teller.check(bool(stage.checks(version, "drifted")), f"noticed {time.monotonic() - since:.0f} s after the change")
     tag = stage.version(version).tags.get("promote.drift")
     teller.check(tag == "drifted", f"MLflow shows it on version {version}: promote.drift = {tag}")
@@ -141,10 +145,9 @@ def changed(stage: Stage) -> None:
 
 def tell_figures(stage: Stage, endings: list[Ended]) -> None:
     seen, teller = stage.traffic.seen, stage.teller
-    columns = ["version", "first request", "verdict", "", "stable", "candidate", "failed", "stage in MLflow"]
     teller.table(
-        "Seconds since the transition; requests during the rollout, as their callers saw them",
-        columns,
+        "Seconds from the transition; requests of the rollout, as their callers saw them",
+        ["version", "first request", "verdict", "", "by stable", "by candidate", "failed", "stage in MLflow"],
         [_row(ended, stage.stage_of(ended.version)) for ended in endings],
     )
     blamed = sum(ended.seen.failures for ended in endings)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from examples.installation import PROGRAM
 from examples.stage import MODEL, Stage
 
 WAIT_SECONDS = 20.0
@@ -14,6 +15,8 @@ WAIT_SECONDS = 20.0
 
 def clear_away(stage: Stage, home: Path) -> int:
     """Stop the installation and remove `home`; 1 where a process outlived it (it is ended then), else 0."""
+    stage.teller.chapter("Everything is stopped and removed")
+    stage.teller.say("$ mlflow-promote down")
     stage.installation.stop()
     _, left = psutil.wait_procs(processes_of(home), WAIT_SECONDS)
     for process in left:
@@ -42,5 +45,5 @@ def tell_where(stage: Stage, home: Path) -> None:
     teller.say(f"MLflow      {installation.mlflow_url}")
     teller.say(f"API         {installation.api_url}/docs")
     teller.say(f"gateway     {installation.gateway_url}/models/{MODEL}/invocations")
-    teller.say(f"commands    PROMOTE_URL={installation.api_url} mlflow-promote status")
-    teller.say(f"to end it   PROMOTE_HOME={home} mlflow-promote down; rm -r {home}")
+    teller.say(f"commands    PROMOTE_HOME={home} {PROGRAM} status")
+    teller.say(f"to end it   PROMOTE_HOME={home} {PROGRAM} down; rm -r {home}")

@@ -12,22 +12,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from examples.telling import StoryError
 
 Json = dict[str, Any]
 START_SECONDS = 120.0
-STOP_SECONDS = 60.0
+LOG = "controller.log"
 PROGRAM = str(Path(sys.executable).with_name("mlflow-promote"))
 
 
 class Installation:
-    """MLflow, controller and gateway on free ports, with all that they keep below `home`."""
+    """MLflow, controller and gateway on free ports, with all that they keep and their settings in `home`."""
 
     def __init__(self, home: Path, policies: Path, alerts: str) -> None:
         self.home = home
@@ -35,37 +35,34 @@ class Installation:
         self.mlflow_url, self.api_url = f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{api}"
         self.gateway_url = f"http://127.0.0.1:{gateway}"
         settings = {
-            "PROMOTE_HOME": str(home),
-            "PROMOTE_POLICIES": str(policies),
-            "PROMOTE_MLFLOW_PORT": str(mlflow),
-            "PROMOTE_API_PORT": str(api),
-            "PROMOTE_GATEWAY_PORT": str(gateway),
-            "PROMOTE_ADMIN_PORT": str(admin),
-            "PROMOTE_NOTIFY": alerts,
+            "policies": str(policies),
+            "mlflow_port": mlflow,
+            "api_port": api,
+            "gateway_port": gateway,
+            "admin_port": admin,
+            "notify": [alerts],
         }
+        (home / "settings.yaml").write_text(yaml.safe_dump(settings))
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("PROMOTE_", "MLFLOW_"))}
-        self.environment = outside | settings
-        self._process: subprocess.Popen[bytes] | None = None
+        self.environment = {**outside, "PROMOTE_HOME": str(home)}
 
     def start(self) -> None:
         """``mlflow-promote up``; returns once MLflow and the controller answer."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / "up.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [PROGRAM, "up"], env=self.environment, stdout=log, stderr=log, start_new_session=True
-            )
-        wait_for(self._answers, START_SECONDS, f"MLflow and the controller answer; see {self.home / 'up.log'}")
+        started = self.run("up", "--detach")
+        if started.returncode:
+            raise StoryError(f"'mlflow-promote up' exits {started.returncode}:\n{started.stdout}{started.stderr}")
+        wait_for(self._answers, START_SECONDS, "MLflow and the controller answer")
 
     def _answers(self) -> bool:
-        if self._process is not None and self._process.poll() is not None:
-            raise StoryError(f"'mlflow-promote up' ended with {self._process.returncode}:\n{self.last_words()}")
         try:
             return all(httpx.get(url).is_success for url in (f"{self.mlflow_url}/health", f"{self.api_url}/healthz"))
         except httpx.HTTPError:
             return False
 
     def last_words(self, lines: int = 15) -> str:
-        return "\n".join((self.home / "up.log").read_text(errors="replace").splitlines()[-lines:])
+        """What the controller logged last."""
+        log = self.home / LOG
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``mlflow-promote`` with these arguments."""
@@ -100,17 +97,8 @@ class Installation:
         return self.ask(f"/rollouts/{found[-1]}") if found else None
 
     def stop(self) -> None:
-        """``mlflow-promote down``, and the end of ``up``."""
+        """``mlflow-promote down`` ends everything that ``up`` started."""
         self.run("down")
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 def free_ports(count: int) -> list[int]:

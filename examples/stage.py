@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,7 +80,9 @@ class Stage:
     def move(self, version: int) -> Ended:
         """Move the version to Production in MLflow, as a person does in its UI, and see what comes of it."""
         moved, before = datetime.now(UTC), self.traffic.seen
-        self.registry.transition_model_version_stage(MODEL, str(version), "Production")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # MLflow would rather see aliases
+            self.registry.transition_model_version_stage(MODEL, str(version), "Production")
         return self._ended(version, moved, before)
 
     def promote(self, version: int) -> Ended:
@@ -149,8 +152,9 @@ class Stage:
         events = [e for e in self.installation.events(MODEL) if e["kind"] == "drift" and e["version"] == version]
         return [event for event in events if event["data"]["state"] == state]
 
-    def drift_alerts(self) -> list[Alert]:
-        return [alert for alert in self.inbox.alerts if "drifted" in alert["title"]]
+    def alerts(self, word: str) -> list[Alert]:
+        """Alerts that came by webhook and have `word` in their title."""
+        return [alert for alert in self.inbox.alerts if word in alert["title"]]
 
     def ask(self) -> dict[str, Any]:
         """What the gateway says to one customer's row."""

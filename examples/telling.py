@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 _BAR = 20
+_WIDTH = 110
+"""For the table; sentences may be longer."""
 
 
 class StoryError(Exception):
@@ -21,7 +23,7 @@ class Teller:
     """Tells the story line by line, so that it reads the same on a terminal and in a log."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
         self._begun = time.monotonic()
 
     def chapter(self, title: str) -> None:
