@@ -47,6 +47,8 @@ def translated(doing: str, *, of_version: bool = True) -> Iterator[None]:
         raise RegistryError(f"{doing}: {_text(error)}", retryable=_may_pass(error)) from error
     except (requests.RequestException, OSError) as error:
         raise RegistryError(f"{doing}: {error}", retryable=_passing(error)) from error
+    except ImportError as error:
+        raise RegistryError(f"{doing}: a package is missing: {error}", retryable=False) from error
 
 
 def _may_pass(error: MlflowException) -> bool:
@@ -56,7 +58,9 @@ def _may_pass(error: MlflowException) -> bool:
 
 
 def _passing(error: OSError) -> bool:
-    """A refused request does not get better by itself; a broken connection or a full disk may."""
+    """A refused request and a missing file do not get better by themselves; a broken connection or a full disk may."""
+    if isinstance(error, FileNotFoundError):
+        return False
     answer = getattr(error, "response", None)
     return answer is None or answer.status_code >= 500 or answer.status_code in PASSING
 

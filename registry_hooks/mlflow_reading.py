@@ -32,8 +32,8 @@ FIRST_PAGE = 5
 """Models that a poll asks for at first; with nothing new, one of them is enough."""
 NEXT_PAGE = 200
 """Models per further page of a poll that found only changed ones."""
-MOST_CHANGED = 1000
-"""More changed models than this are read faster by reading everything."""
+MOST_REQUESTS = 40
+"""Changed models that cost more requests than this are read by reading everything."""
 NAMES_PER_REQUEST = 100
 """Models read by one request where MLflow understands a list of names."""
 MODELS_PER_PAGE = 1000
@@ -107,12 +107,16 @@ class MlflowReading:
         return snapshot
 
     def cost(self, models: int) -> int:
+        """Requests for so many models with names of usual length, up to 50 characters or so."""
         return 2 * (-(-models // NAMES_PER_REQUEST) if self._lists is not False else models)
 
     def _read(self, models: Sequence[RegisteredModel]) -> Snapshot:
-        if len(models) > MOST_CHANGED:
+        if self._too_many(models):
             return self.everything()
         return self.by_name({model.name for model in models})
+
+    def _too_many(self, models: Sequence[RegisteredModel]) -> bool:
+        return self.cost(len(models)) > MOST_REQUESTS
 
     def _newest(self, limit: int) -> list[RegisteredModel]:
         return list(self._page_of_models(None, NEWEST_FIRST)(None, limit))
@@ -123,7 +127,7 @@ class MlflowReading:
         found: list[RegisteredModel] = []
         for model in _pages(page, FIRST_PAGE, NEXT_PAGE):
             found.append(model)
-            if model.last_updated_timestamp <= settled or len(found) > MOST_CHANGED:
+            if model.last_updated_timestamp <= settled or self._too_many(found):
                 break
         return found
 

@@ -89,9 +89,10 @@ class MlflowRegistry:
             return whole
         with translated(f"asking where {version} is"):
             source = self._client.get_model_version_download_uri(version.model, str(version.version))
-        destination.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=destination) as folder:
-            _fetch(version, source, Path(folder), self._uri).rename(whole)
+        with translated(f"downloading {version} from {source}", of_version=False):
+            destination.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=destination) as folder:
+                _move_in(_fetch(source, folder, self._uri), whole)
         return whole
 
     def _get(self, version: ModelVersion) -> MlflowVersion:
@@ -122,13 +123,21 @@ class MlflowRegistry:
                 self._client.log_artifact(details.run_id, str(local), str(path.parent) if path.parent.name else None)
 
 
-def _fetch(version: ModelVersion, source: str, folder: Path, uri: str) -> Path:
+def _fetch(source: str, folder: str, uri: str) -> Path:
     """Download into `folder`; the folder below it that holds ``MLmodel``."""
-    with translated(f"downloading {version} from {source}", of_version=False):
-        got = mlflow.artifacts.download_artifacts(source, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
-    if not (Path(got) / "MLmodel").is_file():
-        raise RegistryError(f"{source} of {version} holds no MLmodel", retryable=False)
-    return Path(got)
+    got = Path(mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=uri, registry_uri=uri))
+    if not (got / "MLmodel").is_file():
+        raise RegistryError(f"{source} holds no MLmodel", retryable=False)
+    return got
+
+
+def _move_in(copy: Path, whole: Path) -> None:
+    """Put the finished copy in its place, unless another one got there meanwhile."""
+    try:
+        copy.rename(whole)
+    except OSError:
+        if not (whole / "MLmodel").is_file():
+            raise
 
 
 def _stage(found: MlflowVersion) -> str | None:

@@ -96,7 +96,7 @@ class Snapshot:
             models=(self.models - later.gone) | later.models,
             holdings=kept | later.holdings,
             gone=(self.gone - later.models) | later.gone,
-            at=later.at or self.at,
+            at=self.at or later.at,
             idle={**idle, **later.idle},
         )
 

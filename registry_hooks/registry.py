@@ -72,8 +72,8 @@ class ChangeFeed(Protocol):
     def changed(self) -> Snapshot:
         """The models in which a stage changed since the last call, read in full; every model at the first call.
 
-        A version or an alias that came or went with a stage change is in it too; a model that was deleted or
-        renamed away, and an alias that was moved, are not.
+        A new or deleted version counts as a change too; a model that was deleted or renamed away, and an alias that
+        was moved, do not.
         """
         ...
 

@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.exceptions import MlflowException
 
 from registry_hooks.model_version import ModelVersion
+from tests.fixtures.registry import MlflowServer
 
 _transition = inspect.unwrap(MlflowClient.transition_model_version_stage)
 
@@ -25,6 +26,10 @@ class MlflowPerson:
         self.client = MlflowClient(uri, uri)
         self._uri = uri
         self._database = database
+
+    @classmethod
+    def at(cls, server: MlflowServer) -> MlflowPerson:
+        return cls(server.uri, server.log.parent / "mlflow.db")
 
     def register(self, model: str, *, run_id: str | None = "run") -> ModelVersion:
         """With a run: one that logged a small model. Without: a source outside MLflow."""

@@ -51,7 +51,7 @@ def controller(port: int) -> Iterator[SmallController]:
 
 @pytest.fixture
 def person(server: MlflowServer) -> MlflowPerson:
-    return MlflowPerson(server.uri, server.log.parent / "mlflow.db")
+    return MlflowPerson.at(server)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def server(controller: SmallController, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def person(server: MlflowServer) -> MlflowPerson:
-    return MlflowPerson(server.uri, server.log.parent / "mlflow.db")
+    return MlflowPerson.at(server)
 
 
 def stages(server: MlflowServer, model: str) -> set[tuple[int, str]]:

@@ -1,17 +1,12 @@
 """What every registry does, held against the one in memory and a real MLflow server.
 
-`tests/mlflow_bounds.sh` runs this file with other releases of MLflow; ``PROMOTE_MLFLOW_PYTHON`` names the
-interpreter whose MLflow serves, where that is not the one that runs the tests.
+`tests/mlflow_bounds.sh` runs this file with other releases of MLflow.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +19,7 @@ from registry_hooks.registry import ChangeFeed, ModelRegistry, RegistryError, Un
 from registry_hooks.watcher import transitions
 from tests.contract.mlflow_person import MlflowPerson
 from tests.fakes.registry import FakeRegistry
-from tests.fixtures.registry import MlflowServer, start_mlflow
+from tests.fixtures.registry import MlflowServer
 
 PRODUCTION, STAGING, ARCHIVED = (Channel.parse(name) for name in ("Production", "Staging", "Archived"))
 CHAMPION, CHALLENGER = Channel.parse("@champion"), Channel.parse("@challenger")
@@ -60,24 +55,16 @@ class World:
         return [(str(t.channel), t.version.version, t.change.value) for t in transitions(before, after)]
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    python = os.environ.get("PROMOTE_MLFLOW_PYTHON", sys.executable)
-    with start_mlflow(tmp_path_factory.mktemp("registry"), python=python) as server:
-        yield server
-
-
 @pytest.fixture(params=["fake", "mlflow"])
 def world(request: pytest.FixtureRequest) -> World:
     if request.param == "fake":
         fake = FakeRegistry()
         return World(fake, fake, lambda: fake)
-    return mlflow_world(request.getfixturevalue("serving"))
+    return mlflow_world(request.getfixturevalue("mlflow_server"))
 
 
 def mlflow_world(server: MlflowServer) -> World:
-    person = MlflowPerson(server.uri, server.log.parent / "mlflow.db")
-    return World(MlflowRegistry(server.uri), person, lambda: MlflowRegistry(server.uri))
+    return World(MlflowRegistry(server.uri), MlflowPerson.at(server), lambda: MlflowRegistry(server.uri))
 
 
 @pytest.fixture
@@ -428,84 +415,3 @@ class TestDownload:
         assert (folder / "MLmodel").read_text() == "flavors: {}\n"
         assert world.registry.download(version, tmp_path / "deep" / "er") == folder
         assert [path for path in (tmp_path / "deep" / "er").iterdir() if path != folder] == []
-
-
-class TestMlflow:
-    """What only a real server can show."""
-
-    @pytest.fixture
-    def person(self, serving: MlflowServer) -> MlflowPerson:
-        return MlflowPerson(serving.uri, serving.log.parent / "mlflow.db")
-
-    @pytest.fixture
-    def registry(self, serving: MlflowServer) -> MlflowRegistry:
-        return MlflowRegistry(serving.uri)
-
-    @pytest.mark.parametrize("late", [0, 1, 3000])
-    def test_a_change_that_appears_behind_what_was_read_is_found(
-        self, registry: MlflowRegistry, person: MlflowPerson, churn: str, late: int
-    ) -> None:
-        first, second = (person.register(f"{churn}-{n}", run_id=None) for n in range(2))
-        person.transition_stage(first.model, 1, "Production")
-        registry.changed()
-        registry.changed()
-        person.promote_stamped(second, person.stamp(first.model) - late)
-        assert second in {h.version for h in registry.changed().holdings}
-
-    def test_logged_models_are_downloaded(
-        self, registry: MlflowRegistry, person: MlflowPerson, churn: str, tmp_path: Path
-    ) -> None:
-        model = person.logged_model()
-        version = person.version_of(churn, f"models:/{model}", None, model)
-        assert (registry.download(version, tmp_path) / "MLmodel").is_file()
-
-    def test_proxied_artifacts_are_downloaded(
-        self, registry: MlflowRegistry, person: MlflowPerson, churn: str, tmp_path: Path
-    ) -> None:
-        run = person.run_with_model()
-        source = f"{person.client.get_run(run).info.artifact_uri}/model"
-        assert source.startswith("mlflow-artifacts:")
-        folder = registry.download(person.version_of(churn, source, run), tmp_path)
-        assert (folder / "data" / "weights.bin").read_bytes() == b"\0\1"
-
-    def test_a_source_without_a_model_is_given_up(
-        self, registry: MlflowRegistry, person: MlflowPerson, churn: str, tmp_path: Path
-    ) -> None:
-        run = person.run_with_model()
-        version = person.version_of(churn, f"runs:/{run}/model/data", run)
-        with pytest.raises(RegistryError, match="no MLmodel") as raised:
-            registry.download(version, tmp_path)
-        assert not raised.value.retryable
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_dead_server_answers_soon_and_can_be_tried_again(self, tmp_path: Path) -> None:
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            dead = MlflowRegistry(f"http://127.0.0.1:{closed.getsockname()[1]}")
-            began = time.monotonic()
-            for call in (dead.changed, dead.snapshot, lambda: dead.describe(ModelVersion("churn", 1))):
-                with pytest.raises(RegistryError) as raised:
-                    call()
-                assert raised.value.retryable
-            assert time.monotonic() - began < 5
-
-    def test_a_silent_server_is_given_up_within_the_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        with socket.socket() as silent:
-            silent.bind(("127.0.0.1", 0))
-            silent.listen()
-            registry = MlflowRegistry(f"http://127.0.0.1:{silent.getsockname()[1]}")
-            began = time.monotonic()
-            with pytest.raises(RegistryError) as raised:
-                registry.changed()
-            assert raised.value.retryable
-            assert 1 <= time.monotonic() - began < 5
-            assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "1"
-
-    def test_what_mlflow_refuses_is_not_tried_again(
-        self, registry: MlflowRegistry, person: MlflowPerson, churn: str
-    ) -> None:
-        version = person.register(churn, run_id=None)
-        with pytest.raises(RegistryError) as raised:
-            registry.annotate(version, {"k" * 300: "too long a key"})
-        assert not raised.value.retryable
