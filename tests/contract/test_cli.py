@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -368,3 +369,33 @@ def test_down_of_nothing_is_fine(home: dict[str, str]) -> None:
 def test_hooks_need_a_secret(home: dict[str, str]) -> None:
     body = answer(None, "hooks", "install", "https://promote.example", code=2, environ=home)
     assert "PROMOTE_WEBHOOK_SECRET" in body["hint"]
+
+
+def test_on_a_terminal_the_display_renews_itself(served: Served) -> None:
+    master, terminal = pty.openpty()
+    with controller(served.office, to(Phase.BUILDING, "installing"), to(Phase.SUCCEEDED, settled=True)):
+        waiting = subprocess.Popen(
+            [COMMAND, "promote", "churn", "3"],
+            env=environment(served.url, {"TERM": "xterm"}),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        shown = b"".join(_read(master))
+    assert waiting.wait(timeout=60) == 0
+    assert b"\x1b[" in shown
+    assert b"live" in shown.splitlines()[-1]
+
+
+def _read(master: int) -> Iterator[bytes]:
+    """What a terminal shows, until the last program at its other end has ended."""
+    with open(master, "rb", buffering=0) as screen:
+        while True:
+            try:
+                part = screen.read(4096)
+            except OSError:
+                return
+            if not part:
+                return
+            yield part
