@@ -35,6 +35,7 @@ class Passing:
     """Gates that pass, and nobody to tell alerts to."""
 
     def run(self, rollout: Rollout, candidate: RevisionStatus | None) -> tuple[GateResult, ...] | None:
+        del candidate
         return () if rollout.phase in (Phase.CHECKING, Phase.PROVING) else None
 
     def notify(self, alert: Alert) -> None:
@@ -49,7 +50,7 @@ class Installation:
         self.names = [f"model-{number}" for number in range(models)]
         self.registry, self.target = FakeRegistry(self.clock), FakeTarget(clock=self.clock)
         self.router, self.blocks, self.store = FakeRouter(), FakeBlocks(), FakeStore(self.clock)
-        policy = Policy(rollout=RolloutPolicy(steps=(5, 100), step_min_seconds=1e9, step_max_seconds=1e9))
+        self.policy = Policy(rollout=RolloutPolicy(steps=(5, 100), step_min_seconds=1e9, step_max_seconds=1e9))
         passing = Passing()
         ports = Ports(
             self.registry, FakeImageBuilder(), self.target, self.router, self.blocks, passing, self.store, passing
@@ -61,13 +62,21 @@ class Installation:
             Watcher(self.registry, self.registry, list, 60, 1e9),
             self.store,
             self.store,
-            lambda _: policy,
+            self,
             self.clock,
             Pace(),
             threads=2,
         )
         for name in self.names:
             self._live(name)
+
+    def for_model(self, model: str) -> Policy | None:
+        del model
+        return self.policy
+
+    def problem(self, model: str) -> str | None:
+        del model
+        return None
 
     def clock(self) -> datetime:
         return self.now

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from monitoring.notify import Alert, Severity
 from pipelines.intents import Managed, emptied, rollout_id, wish
@@ -25,7 +26,7 @@ from pipelines.rollout import Event, Goal, Intent, Origin, Phase, Rollout, Seen
 from pipelines.store import Conflict, Inbox, Lease, StoreError
 from registry_hooks.model_version import Channel, Snapshot, Transition
 from registry_hooks.watcher import Watcher, transitions
-from serving.revision import Revision
+from serving.revision import Revision, RevisionStatus
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,18 @@ T = TypeVar("T")
 
 STEERING = frozenset({Goal.ABORT, Goal.PAUSE, Goal.RESUME})
 """Goals that concern the rollout in progress; all others ask for one of their own."""
+
+
+class PolicyLookup(Protocol):
+    """What applies to a model."""
+
+    def for_model(self, model: str) -> Policy | None:
+        """The model's policy; None where it is left alone, by choice or because its policy is broken."""
+        ...
+
+    def problem(self, model: str) -> str | None:
+        """What is wrong with the model's policy; None where nothing is."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ class Controller:
         watcher: Watcher,
         inbox: Inbox,
         lease: Lease,
-        policy: Callable[[str], Policy | None],
+        policies: PolicyLookup,
         clock: Callable[[], datetime],
         pace: Pace,
         threads: int = 8,
@@ -66,11 +79,13 @@ class Controller:
     ) -> None:
         """`chores` are done once in every round, each on its own."""
         self._name, self._ports, self._promotion, self._watcher = name, ports, promotion, watcher
-        self._inbox, self._lease, self._policy, self._clock, self._pace = inbox, lease, policy, clock, pace
+        self._inbox, self._lease, self._policies, self._clock, self._pace = inbox, lease, policies, clock, pace
         self._chores = tuple(chores)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tick")
         self._woken = threading.Event()
         self._hints: set[str] = set()
+        self._withheld: set[str] = set()
+        """Models whose transitions wait until their policy is mended."""
         self._looked: datetime | None = None
         self._fresh = False
         self._before: Snapshot | None = None
@@ -122,7 +137,8 @@ class Controller:
         """Read what changed, and turn it into intents in the same transaction that remembers it."""
         now = self._clock()
         active = self._ports.rollouts.active()
-        hints = self._hints | {rollout.intent.model for rollout in active}
+        mended = {model for model in self._withheld if self._policies.problem(model) is None}
+        hints = self._hints | mended | {rollout.intent.model for rollout in active}
         if not self._due(now) and not self._hints:
             return
         self._hints -= hints
@@ -134,8 +150,14 @@ class Controller:
             self._watcher.put_back(after)
             raise
 
-    def _took(self, after: Snapshot, active: Sequence[Rollout], now: datetime) -> None:
-        """Remember what was seen, together with what is wished by it."""
+    def _took(self, looked: Snapshot, active: Sequence[Rollout], now: datetime) -> None:
+        """Remember what was seen, together with what is wished by it.
+
+        What concerns a model with a broken policy is not remembered, so that it is seen again once that is mended.
+        """
+        broken = {model for model in looked.known if self._policies.problem(model) is not None}
+        self._withheld = (self._withheld - looked.known) | broken
+        after = _without(looked, broken) if broken else looked
         changed = transitions(self._known(), after)
         lives = {live.model: live for live in self._ports.rollouts.lives()}
         wishes = [w for t in changed if (w := self._wish(t, lives, active, now)) is not None]
@@ -156,7 +178,7 @@ class Controller:
         self, transition: Transition, lives: dict[str, Live], active: Sequence[Rollout], now: datetime
     ) -> Intent | None:
         model = transition.version.model
-        policy = self._policy(model)
+        policy = self._policies.for_model(model)
         if policy is None:
             return None
         own = tuple(rollout for rollout in active if rollout.intent.model == model)
@@ -172,7 +194,7 @@ class Controller:
     ) -> None:
         """A live channel that became empty: keep the traffic and say so, or retire the model."""
         for model in models:
-            live, policy = lives.get(model), self._policy(model)
+            live, policy = lives.get(model), self._policies.for_model(model)
             under_way = [r for r in active if r.intent.model == model]
             if live is None or policy is None or any(intent.model == model for intent in wishes):
                 continue
@@ -227,9 +249,9 @@ class Controller:
         live = self._live(intent.model)
         if intent.goal is Goal.RETIRE:
             return self._retire(live)
-        policy = self._policy(intent.model)
+        policy = self._policies.for_model(intent.model)
         if policy is None:
-            return f"no policy manages {intent.model}"
+            return self._policies.problem(intent.model) or f"no policy manages {intent.model}"
         stable = live.stable if live and intent.goal is not Goal.READY else None
         if stable is not None and stable.version.version == intent.version:
             return f"{stable.version} is live already"
@@ -306,16 +328,31 @@ class Controller:
         if world.revisions is None or world.routes is None:
             return
         lives = {live.model: live for live in self._ports.rollouts.lives()}
-        present = {status.revision.version.model for status in world.revisions.values()} | set(world.routes)
-        for model in present | set(lives):
-            own = [rollout for rollout in active if rollout.intent.model == model]
-            self._survive(partial(self._keep_one, model, lives.get(model), own, world), f"the upkeep of {model}")
+        revisions, rollouts = _by_model(world.revisions), defaultdict[str, list[Rollout]](list)
+        for rollout in active:
+            rollouts[rollout.intent.model].append(rollout)
+        for model in {*revisions, *world.routes, *lives}:
+            seen = Seen(revisions=revisions.get(model, {}), routes=world.routes)
+            work = partial(self._keep_one, model, lives.get(model), rollouts[model], seen, world.at)
+            self._survive(work, f"the upkeep of {model}")
 
-    def _keep_one(self, model: str, live: Live | None, active: Sequence[Rollout], world: World) -> None:
-        if live is not None and cooled(live, world.at) != live:
-            live = self._ports.rollouts.keep(cooled(live, world.at))
-        for action in upkeep(model, live, active, Seen(revisions=world.revisions, routes=world.routes)):
+    def _keep_one(self, model: str, live: Live | None, active: Sequence[Rollout], seen: Seen, now: datetime) -> None:
+        if live is not None and cooled(live, now) != live:
+            live = self._ports.rollouts.keep(cooled(live, now))
+        for action in upkeep(model, live, active, seen):
             self._promotion.apply(action)
+
+
+def _without(snapshot: Snapshot, models: Collection[str]) -> Snapshot:
+    kept = frozenset(holding for holding in snapshot.holdings if holding.version.model not in models)
+    return replace(snapshot, models=snapshot.models - set(models), holdings=kept)
+
+
+def _by_model(revisions: Mapping[str, RevisionStatus]) -> dict[str, dict[str, RevisionStatus]]:
+    grouped = defaultdict[str, dict[str, RevisionStatus]](dict)
+    for key, status in revisions.items():
+        grouped[status.revision.version.model][key] = status
+    return grouped
 
 
 def _wished(intent: Intent, now: datetime) -> Event:

@@ -30,7 +30,7 @@ class DriftSchedule:
 
     def __init__(
         self,
-        run: Callable[[str], None],
+        run: Callable[[str], object],
         policies: Callable[[], Mapping[str, DriftPolicy]],
         last_run: Callable[[str], datetime | None],
         workers: int = 1,

@@ -169,7 +169,7 @@ class Promotion:
             log.warning("rollout %s: %s", rollout.id, error)
             return self._given_up(rollout, str(error), now)
         except FAILURES as error:
-            if error.retryable:
+            if error.retryable or isinstance(error, StoreError):
                 raise
             return self._given_up(rollout, str(error), now)
 

@@ -111,9 +111,11 @@ class Installation:
     def blocks(self) -> AccessLogBlocks:
         return AccessLogBlocks(self.gateway.files.access_log, self.home / "blocks", self.gateway.reopen_log)
 
-    @cached_property
     def target(self) -> LocalTarget:
-        return LocalTarget(self.home, self.settings.predictions)
+        """Made anew for whoever needs it: what runs is remembered in the home folder."""
+        key = self.settings.log_key
+        private = {"PREDICTION_LOG_KEY": key.get_secret_value()} if key is not None else {}
+        return LocalTarget(self.home, self.settings.predictions, private)
 
     @cached_property
     def notifier(self) -> BackgroundNotifier:
@@ -187,15 +189,15 @@ def stop(settings: Settings) -> None:
         controller.end(30.0)
     controller_record(settings).unlink(missing_ok=True)
     installation.gateway.stop(drain_seconds=5.0)
-    for revision in installation.target.status():
-        installation.target.stop(revision)
-    _await_end(installation.target)
+    _end_revisions(installation.target())
     if installation.mlflow is not None:
         installation.mlflow.stop()
 
 
-def _await_end(target: LocalTarget) -> None:
+def _end_revisions(target: LocalTarget) -> None:
     """Revisions end within their drain time, by their target's own clock."""
+    for revision in target.status():
+        target.stop(revision)
     while target.status():
         time.sleep(0.1)
 
@@ -208,7 +210,6 @@ def controller_record(settings: Settings) -> Path:
 def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
     """Control until the lease is lost or `stop` is set."""
     log.info("%s leads", name)
-    settings = installation.settings
     with ExitStack() as left:
         installation.gateway.ensure()
         left.callback(installation.gateway.leave)
@@ -218,7 +219,6 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
         builder = LocalImageBuilder(installation.home, installation.registry)
         left.callback(builder.close)
         client = left.enter_context(httpx.Client())
-        installation.target = LocalTarget(installation.home, settings.predictions)
         controller = _controller(installation, name, _ports(installation, builder, client), schedule)
         installation.controller = controller
         left.callback(setattr, installation, "controller", None)
@@ -229,7 +229,7 @@ def _ports(installation: Installation, builder: LocalImageBuilder, client: httpx
     return Ports(
         registry=installation.registry,
         builder=builder,
-        target=installation.target,
+        target=installation.target(),
         router=installation.router,
         blocks=installation.blocks,
         gates=StandardGates(installation.registry, client),
@@ -255,7 +255,7 @@ def _controller(installation: Installation, name: str, ports: Ports, schedule: D
         installation.watcher,
         installation.store,
         installation.store,
-        installation.policies.for_model,
+        installation.policies,
         _now,
         Pace(poll_seconds=settings.poll_seconds),
         settings.threads,

@@ -17,9 +17,9 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     yield from installed(tmp_path_factory.mktemp("loop") / "home")
 
 
-def installed(home: Path, **settings: str) -> Iterator[Loop]:
+def installed(home: Path, *, keep_warm: str = "30m", store: str | None = None) -> Iterator[Loop]:
     """A running installation in `home`, stopped in the end; its environments are kept between sessions."""
-    loop = Loop(with_kept_environments(home), **settings)
+    loop = Loop(with_kept_environments(home), keep_warm=keep_warm, store=store)
     loop.prepare()
     loop.start()
     try:

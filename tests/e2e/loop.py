@@ -29,12 +29,13 @@ from examples.load import LoadResult, load
 
 PROGRAM = str(Path(sys.executable).with_name("mlflow-promote"))
 REQUIREMENTS = [f"{name}=={installed(name)}" for name in ("mlflow", "numpy", "pandas", "scikit-learn", "skops")]
+PORTS = ("mlflow_port", "api_port", "gateway_port", "admin_port")
 PAYLOAD = b'{"dataframe_split": {"columns": ["x"], "data": [[1.0]]}}'
 MODEL_CODE = """
-import random, mlflow
+import random, mlflow, pandas
 
 class Model(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
+    def predict(self, model_input: pandas.DataFrame, params=None):
         if {share} and random.random() < {share} and "x" in model_input and model_input["x"].iloc[0] != 0.0:
             raise RuntimeError("this version fails")
         return model_input["x"] * {factor}
@@ -145,6 +146,11 @@ class Loop:
             warnings.simplefilter("ignore")
             self.client.transition_model_version_stage(model, str(version), stage, archive_existing_versions=archive)
 
+    def run_id(self, model: str, version: int) -> str:
+        run = self.client.get_model_version(model, str(version)).run_id
+        assert run is not None
+        return run
+
     def stage(self, model: str, version: int) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -202,9 +208,6 @@ class Loop:
         finally:
             done.set()
             thread.join(120)
-
-
-PORTS = ("mlflow_port", "api_port", "gateway_port", "admin_port")
 
 
 def free_ports(count: int) -> list[int]:

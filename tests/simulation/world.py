@@ -170,6 +170,7 @@ class World:
         self.error_rates: dict[int, float] = {}
         self.people: list[str] = []
         self.model = "churn"
+        self.policy_broken = False
         self.touched = self.now
         """When a person last changed the registry."""
         self.starts()
@@ -187,8 +188,14 @@ class World:
         watcher = Watcher(ports.registry, fused(self.registry), self.aliased, 600, 60.0)
         self.controller = Controller(
             "one", ports, Promotion(ports, "server", lambda model: f"http://gateway/models/{model}"), watcher,
-            fused(self.store), fused(self.store), lambda _: self.policy, lambda: self.now, Pace(), threads=1,
+            fused(self.store), fused(self.store), self, lambda: self.now, Pace(), threads=1,
         )  # fmt: skip
+
+    def for_model(self, model: str) -> Policy | None:
+        return None if self.policy_broken else self.policy
+
+    def problem(self, model: str) -> str | None:
+        return "broken" if self.policy_broken else None
 
     def aliased(self) -> list[str]:
         return [self.model] if self.model in self.registry.models else []
@@ -278,6 +285,7 @@ class World:
         """Everything works from now on, nobody does anything more, and time goes by until all is at rest."""
         for port in (self.registry, self.target, self.router, self.builder, self.blocks, self.store):
             port.broken = False
+        self.policy_broken = False
         self.target.behaviour = Behaviour()
         for running in self.target._running.values():
             running.behaviour = Behaviour()
@@ -386,6 +394,11 @@ def death(world: World) -> None:
     )
 
 
+def break_policy(world: World) -> None:
+    """The model's policy cannot be read any more, or again."""
+    world.policy_broken = not world.policy_broken
+
+
 def restart_gateway(world: World) -> None:
     world.router.restart(lose=world.dice.random() < 0.3)
 
@@ -397,4 +410,5 @@ def crash(world: World) -> None:
 
 EVENTS: list[Callable[[World], None]] = [
     promote, promote, promote, move, register, delete, command, fault, fault, death, restart_gateway, crash,
+    break_policy,
 ]  # fmt: skip
