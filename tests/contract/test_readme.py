@@ -6,6 +6,7 @@ some of them run this test; what would change a machine is only held against the
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -14,14 +15,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
+from typer.main import get_command
 
 from docs import reference
+from pipelines.api import create_api
+from pipelines.cli import app
+from pipelines.following import Exit
+from tests.fakes.installation import Installation
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/configuration.md", "docs/commands.md", "examples/README.md")
+COMMANDS = ROOT / "docs" / "commands.md"
 SHELL = ("console", "bash", "sh")
 ASKING = ("mlflow-promote --help", "mlflow-promote policy")
 """Commands that change nothing and need nothing running: these are run."""
@@ -135,6 +144,39 @@ def test_python_runs(block: Block) -> None:
 def test_the_example_policies_are_accepted() -> None:
     checked = the_program("policy", "check", "examples/policies")
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_command_and_no_other_is_documented() -> None:
+    shown = re.findall(r"^\| `mlflow-promote ([a-z ]+?)(?: \[?[A-Z]|`)", COMMANDS.read_text(), re.MULTILINE)
+    assert set(shown) == set(leaves(get_command(app)))
+
+
+def leaves(command: Any, path: str = "") -> Iterator[str]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path.strip()
+    else:
+        for name, part in below.items():
+            yield from leaves(part, f"{path} {name}")
+
+
+def test_exit_codes_are_documented_in_the_words_of_the_code() -> None:
+    documented = dict(re.findall(r"^\| (\d+) \| (.*) \|$", COMMANDS.read_text(), re.MULTILINE))
+    assert documented == dict(re.findall(r'= (\d+)\n\s+"""(.*)"""', inspect.getsource(Exit)))
+
+
+def test_every_path_of_the_api_is_documented() -> None:
+    documented = set(re.findall(r"`((?:GET|POST) /[^` ]*)` \|", COMMANDS.read_text().partition("## The gateway")[0]))
+    given = Installation()
+    api = create_api(
+        given.commands,
+        given.overview,
+        drift=given.checked_for_drift,
+        wake=given.woken.append,
+        metrics=CollectorRegistry(),
+    )
+    served = {f"{verb.upper()} {path}" for path, verbs in api.openapi()["paths"].items() for verb in verbs}
+    assert documented == served
 
 
 def test_links_lead_somewhere() -> None:
