@@ -24,7 +24,7 @@ from pipelines.commands import Accepted, Allowed, Commands
 from pipelines.overview import Overview
 from pipelines.refusal import Code, CommandError, from_registry, from_store
 from pipelines.rollout import Event
-from pipelines.status import IntentStatus, RolloutStatus, Status
+from pipelines.status import DriftStatus, IntentStatus, RolloutStatus, Status
 from pipelines.store import StoreError
 from registry_hooks.registry import RegistryError
 
@@ -91,7 +91,7 @@ def create_api(
     commands: Commands,
     overview: Overview,
     *,
-    drift: Callable[[str], Event],
+    drift: Callable[[str], object],
     wake: Callable[[str | None], object],
     metrics: CollectorRegistry,
     token: str | None = None,
@@ -220,17 +220,18 @@ def _steering(command: Callable[[str, str], Accepted]) -> Callable[..., Accepted
     return steer
 
 
-def _drift(check: Callable[[str], Event], overview: Overview) -> APIRouter:
+def _drift(check: Callable[[str], object], overview: Overview) -> APIRouter:
     router = APIRouter(tags=["drift"])
 
     @router.post("/models/{model}/drift")
-    def run(model: str) -> Event:
+    def run(model: str) -> DriftStatus:
         """Check the model for drift now, and answer when the check is done."""
         overview.status(model)
-        return check(model)
+        check(model)
+        return overview.drift_report(model)
 
     @router.get("/models/{model}/drift")
-    def report(model: str) -> Event:
+    def report(model: str) -> DriftStatus:
         """The last check."""
         return overview.drift_report(model)
 

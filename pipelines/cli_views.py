@@ -194,10 +194,11 @@ def history_view(events: Iterable[Json]) -> Table:
     return table
 
 
-def report_view(event: Json) -> Group:
-    """One drift check: what it concluded, and the numbers behind it."""
-    rows = [Text(f"{_local(event['at'])}  {event['text']}")]
-    rows += [Text(f"  {name}: {_plain(value)}") for name, value in event["data"].items()]
+def report_view(check: Json) -> Group:
+    """One drift check: what it concluded, the numbers behind it, and where its documents are."""
+    rows = [Text(f"{_local(check['at'])}  {check['model']} {check['version']}  {check['text']}")]
+    rows += [Text(f"  {name}: {_plain(value)}") for name, value in check["data"].items() if name != "documents"]
+    rows += [Text(f"  {link}") for link in check["links"].values()]
     return Group(*rows)
 
 

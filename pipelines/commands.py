@@ -69,7 +69,7 @@ class Commands:
     wake: Callable[[str], object]
     """Makes the controller look now instead of at its next tick."""
     now: Callable[[], datetime]
-    broken: Callable[[str], str | None] = lambda _: None
+    broken: Callable[[str], str | None]
     """What is wrong with the model's policy; None where nothing is."""
 
     def promote(self, model: str, version: int, actor: str, *, dry_run: bool = False) -> Accepted:

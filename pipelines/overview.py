@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from pipelines.policy import Policy
 from pipelines.refusal import Code, CommandError, from_registry, one_line
 from pipelines.rollout import Event, Rollout
 from pipelines.status import (
+    DriftStatus,
     IntentStatus,
     LeaseStatus,
     RolloutStatus,
@@ -22,7 +24,7 @@ from pipelines.status import (
     rollout_status,
 )
 from pipelines.store import History, Inbox, Lease, Lookup, RolloutStore
-from registry_hooks.model_version import Channel
+from registry_hooks.model_version import Channel, ModelVersion
 from registry_hooks.registry import ModelRegistry, RegistryError
 from serving.router import Route, RouterError, TrafficRouter
 
@@ -47,6 +49,8 @@ class Overview:
     """What is wrong with the policies, by the model or file that it concerns."""
     alias_delay: Callable[[], float | None]
     """Longest time in seconds until a moved alias is noticed without a hint; None where no policy names one."""
+    mlflow: str
+    """Address of the MLflow server."""
 
     def status(self, model: str | None = None) -> Status:
         """Of one model, or of every model that is live or has a rollout."""
@@ -87,14 +91,29 @@ class Overview:
         carried = _CARRIED_OUT.fullmatch(outcome)
         return IntentStatus(intent, "carried out" if carried else "refused", outcome, carried[1] if carried else None)
 
-    def drift_report(self, model: str) -> Event:
+    def drift_report(self, model: str) -> DriftStatus:
         """The model's last drift check."""
         checks = [event for event in self.history.read(model, _LOOK_BACK) if event.kind == "drift"]
         if not checks:
             self._known(model)
             hint = f"'mlflow-promote drift run {model}' makes one now"
             raise CommandError(Code.NO_REPORT, f"{model} was never checked for drift", hint)
-        return checks[-1]
+        last = checks[-1]
+        return DriftStatus(model, last.version, last.at, last.text, last.data, self._links(last))
+
+    def _links(self, check: Event) -> dict[str, str]:
+        documents = check.data.get("documents")
+        if check.version is None or not isinstance(documents, list) or not documents:
+            return {}
+        try:
+            run = self.registry.describe(ModelVersion(check.model, check.version)).run_id
+        except RegistryError:
+            return {}
+        return {
+            path: f"{self.mlflow}/get-artifact?{urlencode({'run_uuid': run, 'path': path})}"
+            for path in documents
+            if run
+        }
 
     def _routes(self) -> tuple[Mapping[str, Route] | None, tuple[str, ...]]:
         try:

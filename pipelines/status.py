@@ -86,6 +86,20 @@ class IntentStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DriftStatus:
+    """One drift check."""
+
+    model: str
+    version: int | None
+    at: datetime
+    text: str
+    data: Mapping[str, object] = field(hash=False)
+    """The finding in full; `documents` are artifacts of the version's run in MLflow."""
+    links: Mapping[str, str] = field(hash=False)
+    """Where each document can be read, by its path; empty where MLflow does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class WarmStatus:
     """A former stable revision that still runs."""
 

@@ -290,6 +290,7 @@ def _api(installation: Installation) -> FastAPI:
         blocks=installation.blocks,
         wake=installation.wake,
         now=_now,
+        broken=installation.policies.problem,
     )
     overview = Overview(
         store=store,
@@ -302,6 +303,7 @@ def _api(installation: Installation) -> FastAPI:
         policies=installation.policies.for_model,
         problems=installation.policies.problems,
         alias_delay=installation.alias_delay,
+        mlflow=installation.mlflow_uri,
     )
     return create_api(
         commands,

@@ -199,7 +199,13 @@ def test_an_unreachable_store_is_503(served: Served) -> None:
 
 def test_a_drift_check_answers_with_its_event(served: Served) -> None:
     assert post(served, "/models/churn/drift", 200)["data"]["state"] == "stable"
-    assert get(served, "/models/churn/drift")["text"] == "no drift in 700 rows"
+    report = get(served, "/models/churn/drift")
+    assert report["text"] == "no drift in 700 rows"
+    link = "http://mlflow.example/get-artifact?run_uuid=run&path=promote%2Fdrift%2Flatest.html"
+    assert report["links"] == {"promote/drift/latest.html": link}
+    served.office.registry.broken = True
+    assert get(served, "/models/churn/drift")["links"] == {}
+    served.office.registry.broken = False
     assert post(served, "/models/none/drift", 404)["error"] == "unknown_model"
 
 

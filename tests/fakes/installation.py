@@ -53,6 +53,7 @@ class Installation:
             blocks=self.blocks,
             wake=self.woken.append,
             now=lambda: datetime.now(UTC),
+            broken=self.problems.get,
         )
         self.overview = Overview(
             store=self.store,
@@ -65,6 +66,7 @@ class Installation:
             policies=self.policy,
             problems=self._problems,
             alias_delay=lambda: 30.0,
+            mlflow="http://mlflow.example",
         )
 
     def policy(self, model: str) -> Policy | None:
@@ -144,8 +146,8 @@ class Installation:
         self.store.settle([intent.id], f"rollout {saved.id}")
         return saved
 
-    def checked_for_drift(self, model: str) -> Event:
+    def checked_for_drift(self, model: str) -> None:
+        """A check of the newest version found nothing."""
         data = {"state": "stable", "documents": ["promote/drift/latest.html"]}
-        event = Event(model, datetime.now(UTC), "drift", "no drift in 700 rows", data=data)
-        self.store.append([event])
-        return event
+        version = self.registry.models[model].last
+        self.store.append([Event(model, datetime.now(UTC), "drift", "no drift in 700 rows", version, data=data)])

@@ -112,6 +112,12 @@ def test_promote_refuses(office: Installation, model: str, version: int, code: C
     assert office.store.pending() == ()
 
 
+def test_a_broken_policy_is_told_apart_from_none(office: Installation) -> None:
+    office.policies["churn"] = None
+    office.problems["churn"] = "churn.yaml: rollout.steps: must rise"
+    assert "rollout.steps: must rise" in str(refusal(lambda: office.commands.promote("churn", 7, "ada")))
+
+
 def test_promote_refuses_what_is_on_its_way_as_a_rollout_or_as_an_intent(office: Installation) -> None:
     office.commands.promote("churn", 7, "ada")
     assert refusal(lambda: office.commands.promote("churn", 7, "bob")).code is Code.IN_PROGRESS
