@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from monitoring.notify import Alert, Severity
-from pipelines.intents import Managed, emptied, rollout_id, wish
+from pipelines.intents import rollout_id
 from pipelines.live import Live, cooled, retired, upkeep
+from pipelines.observation import Observation, PolicyLookup
 from pipelines.policy import Policy
 from pipelines.promotion import FAILURES, Ports, Promotion, World
 from pipelines.rollout import Event, Goal, Intent, Origin, Phase, Rollout, Seen
-from pipelines.store import Conflict, Inbox, Lease, StoreError
-from registry_hooks.model_version import Channel, Snapshot, Transition
-from registry_hooks.watcher import Watcher, transitions
+from pipelines.store import Conflict, Inbox, Lease
+from registry_hooks.watcher import Watcher
 from serving.revision import Revision, RevisionStatus
 
 log = logging.getLogger(__name__)
@@ -34,18 +34,6 @@ T = TypeVar("T")
 
 STEERING = frozenset({Goal.ABORT, Goal.PAUSE, Goal.RESUME})
 """Goals that concern the rollout in progress; all others ask for one of their own."""
-
-
-class PolicyLookup(Protocol):
-    """What applies to a model."""
-
-    def for_model(self, model: str) -> Policy | None:
-        """The model's policy; None where it is left alone, by choice or because its policy is broken."""
-        ...
-
-    def problem(self, model: str) -> str | None:
-        """What is wrong with the model's policy; None where nothing is."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +46,8 @@ class Pace:
     """Between two rounds while a rollout is in progress; otherwise rounds keep to `poll_seconds`."""
     lease_seconds: float = 10.0
     """How long another controller waits after the last sign of life of this one."""
+    hang_seconds: float = 120.0
+    """A round that takes longer than this does not keep the lease any more."""
 
 
 class Controller:
@@ -78,48 +68,64 @@ class Controller:
         chores: Sequence[Callable[[], object]] = (),
     ) -> None:
         """`chores` are done once in every round, each on its own."""
-        self._name, self._ports, self._promotion, self._watcher = name, ports, promotion, watcher
+        self._name, self._ports, self._promotion = name, ports, promotion
         self._inbox, self._lease, self._policies, self._clock, self._pace = inbox, lease, policies, clock, pace
         self._chores = tuple(chores)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tick")
         self._woken = threading.Event()
-        self._hints: set[str] = set()
-        self._withheld: set[str] = set()
-        """Models whose transitions wait until their policy is mended."""
-        self._looked: datetime | None = None
-        self._fresh = False
-        self._before: Snapshot | None = None
+        self._seen = Observation(watcher, inbox, ports.rollouts, policies, ports.notifier, pace.poll_seconds)
         self.leading = True
+        self._began = 0.0
+        """When the present round began, by the monotonic clock."""
 
     def wake(self, model: str | None = None) -> None:
         """Something may have changed, in `model` where it is known: look at once."""
         if model is not None:
-            self._hints.add(model)
+            self._seen.hint(model)
         self._woken.set()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, and give the lease back; or until another controller has it."""
-        while not stop.is_set():
-            busy = self._survive(self.round, "the round") or False
-            if not self.leading:
-                break
-            self._woken.wait(self._pace.tick_seconds if busy else self._pace.poll_seconds)
+        self._began = time.monotonic()
+        over = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(over,), name="lease", daemon=True)
+        renewing.start()
+        while not stop.is_set() and self.leading:
             self._woken.clear()
+            busy = self._survive(self.round, "the round") or False
+            self._rest(self._pace.tick_seconds if busy else self._pace.poll_seconds, stop)
+        over.set()
+        renewing.join()
         self._survive(partial(self._lease.release, self._name), "the lease")
+        self._seen.close()
         self._pool.shutdown()
+
+    def _rest(self, seconds: float, stop: threading.Event) -> None:
+        """Wait until it is time, or somebody wakes us, or it is over."""
+        until = time.monotonic() + seconds
+        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+            if self._woken.wait(min(left, 0.2)):
+                return
+
+    def _renew(self, over: threading.Event) -> None:
+        """Keep the lease through a round that takes long, but not through one that hangs."""
+        while not over.wait(self._pace.lease_seconds / 3):
+            if time.monotonic() - self._began < self._pace.hang_seconds:
+                self._survive(partial(self._lease.acquire, self._name, self._pace.lease_seconds), "the lease")
 
     def round(self) -> bool:
         """Everything once; whether more is to be done soon. False as well where another controller leads."""
+        self._began = time.monotonic()
         self.leading = self._lease.acquire(self._name, self._pace.lease_seconds)
         if not self.leading:
             return False
         for chore in self._chores:
             self._survive(chore, "a chore")
-        self._survive(self._look, "the look at the registry")
+        self._survive(partial(self._seen.look, self._clock()), "the look at the registry")
         self._open()
         active = self._tick()
         self._keep(active)
-        return bool(active) or bool(self._hints)
+        return bool(active) or self._seen.waiting
 
     def _survive(self, work: Callable[[], T], what: str) -> T | None:
         """The one place where any failure is survived: it is logged, and the next round tries again."""
@@ -130,96 +136,6 @@ class Controller:
         except Exception:
             log.exception("%s failed", what)
         return None
-
-    # The registry
-
-    def _look(self) -> None:
-        """Read what changed, and turn it into intents in the same transaction that remembers it."""
-        now = self._clock()
-        active = self._ports.rollouts.active()
-        mended = {model for model in self._withheld if self._policies.problem(model) is None}
-        hints = self._hints | mended | {rollout.intent.model for rollout in active}
-        if not self._due(now) and not self._hints:
-            return
-        self._hints -= hints
-        self._fresh = False
-        after = self._watcher.look(now, hints, self._known().models)
-        try:
-            self._took(after, active, now)
-        except StoreError:
-            self._watcher.put_back(after)
-            raise
-
-    def _took(self, looked: Snapshot, active: Sequence[Rollout], now: datetime) -> None:
-        """Remember what was seen, together with what is wished by it.
-
-        What concerns a model with a broken policy is not remembered, so that it is seen again once that is mended.
-        """
-        broken = {model for model in looked.known if self._policies.problem(model) is not None}
-        self._withheld = (self._withheld - looked.known) | broken
-        after = _without(looked, broken) if broken else looked
-        changed = transitions(self._known(), after)
-        lives = {live.model: live for live in self._ports.rollouts.lives()}
-        wishes = [w for t in changed if (w := self._wish(t, lives, active, now)) is not None]
-        self._inbox.observe(after, wishes, [_wished(intent, now) for intent in wishes])
-        self._before = self._known().then(after)
-        self._looked, self._fresh = now, True
-        self._empties({t.version.model for t in changed}, lives, active, wishes, now)
-
-    def _due(self, now: datetime) -> bool:
-        return self._looked is None or (now - self._looked).total_seconds() >= self._pace.poll_seconds
-
-    def _known(self) -> Snapshot:
-        if self._before is None:
-            self._before = self._inbox.before()
-        return self._before
-
-    def _wish(
-        self, transition: Transition, lives: dict[str, Live], active: Sequence[Rollout], now: datetime
-    ) -> Intent | None:
-        model = transition.version.model
-        policy = self._policies.for_model(model)
-        if policy is None:
-            return None
-        own = tuple(rollout for rollout in active if rollout.intent.model == model)
-        return wish(transition, Managed(policy.live, policy.pre_live, lives.get(model), own), now)
-
-    def _empties(
-        self,
-        models: Collection[str],
-        lives: dict[str, Live],
-        active: Sequence[Rollout],
-        wishes: Sequence[Intent],
-        now: datetime,
-    ) -> None:
-        """A live channel that became empty: keep the traffic and say so, or retire the model."""
-        for model in models:
-            live, policy = lives.get(model), self._policies.for_model(model)
-            under_way = [r for r in active if r.intent.model == model]
-            if live is None or policy is None or any(intent.model == model for intent in wishes):
-                continue
-            if emptied(live.channel, live, self._holders(model, live.channel) or (), under_way):
-                self._emptied(live, policy, now)
-
-    def _emptied(self, live: Live, policy: Policy, now: datetime) -> None:
-        if policy.on_empty == "remove":
-            intent_id = f"retire-{live.model}-{live.serial}"
-            reason = f"{live.channel} is empty"
-            self._inbox.submit(
-                Intent(intent_id, Goal.RETIRE, live.channel, live.model, None, Origin.TRANSITION, now, reason=reason)
-            )
-            return
-        stable = live.stable.version if live.stable else live.model
-        text = f"{live.channel} is empty; traffic stays on {stable}"
-        self._ports.rollouts.keep(live, [Event(live.model, now, "alert", text)])
-        self._ports.notifier.notify(Alert(Severity.WARNING, live.model, f"{live.channel} is empty", text, now))
-
-    def _holders(self, model: str, channel: Channel) -> frozenset[int] | None:
-        """Versions that hold the channel, or None while the registry cannot be read."""
-        if not self._fresh:
-            return None
-        holdings = self._known().holdings
-        return frozenset(h.version.version for h in holdings if h.version.model == model and h.channel == channel)
 
     # Rollouts
 
@@ -302,7 +218,7 @@ class Controller:
 
     def _tick_one(self, rollout: Rollout, world: World, waiting: Sequence[Intent], live: Live | None) -> None:
         asked = [i for i in waiting if (i.model, i.channel) == rollout.key]
-        holders = self._holders(rollout.intent.model, rollout.intent.channel)
+        holders = self._seen.holders(rollout.intent.model, rollout.intent.channel)
         saved = self._promotion.tick(rollout, world, holders, asked, live)
         steering = [intent.id for intent in asked if intent.goal in STEERING]
         if steering:
@@ -343,19 +259,8 @@ class Controller:
             self._promotion.apply(action)
 
 
-def _without(snapshot: Snapshot, models: Collection[str]) -> Snapshot:
-    kept = frozenset(holding for holding in snapshot.holdings if holding.version.model not in models)
-    return replace(snapshot, models=snapshot.models - set(models), holdings=kept)
-
-
 def _by_model(revisions: Mapping[str, RevisionStatus]) -> dict[str, dict[str, RevisionStatus]]:
     grouped = defaultdict[str, dict[str, RevisionStatus]](dict)
     for key, status in revisions.items():
         grouped[status.revision.version.model][key] = status
     return grouped
-
-
-def _wished(intent: Intent, now: datetime) -> Event:
-    return Event(
-        intent.model, now, "intent", f"{intent.goal.value}: {intent.reason}", intent.version, actor=intent.actor
-    )

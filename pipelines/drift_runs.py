@@ -16,6 +16,8 @@ from pipelines.refusal import Code, CommandError
 from pipelines.rollout import Event, Goal, Intent, Origin
 from pipelines.status import previous_versions
 from pipelines.store import History, Inbox, RolloutStore
+from registry_hooks.model_version import ModelVersion
+from registry_hooks.registry import ModelRegistry, RegistryError, UnknownVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +28,13 @@ class DriftRuns:
     rollouts: RolloutStore
     inbox: Inbox
     history: History
+    registry: ModelRegistry
     policy: Callable[[str], Policy | None]
     now: Callable[[], datetime]
     wake: Callable[[str], object]
 
     def run(self, model: str) -> Event:
-        """Check what is live of `model` now. `CommandError` where nothing is, or where its policy asks for no checks."""
+        """Check what is live of `model` now; `CommandError` where nothing is, or its policy asks for no checks."""
         live, policy = self._live(model), self._drift_policy(model)
         if live is None or live.stable is None:
             raise CommandError(Code.NOTHING_BEFORE, f"nothing of {model} is live", "promote a version first")
@@ -57,15 +60,26 @@ class DriftRuns:
         policy = self.policy(model)
         return policy.drift if policy is not None else None
 
+    def _exists(self, version: ModelVersion) -> bool:
+        """A version that cannot be looked up now may well exist; going back to it checks again."""
+        try:
+            self.registry.describe(version)
+        except UnknownVersion:
+            return False
+        except RegistryError:
+            return True
+        return True
+
     def _roll_back(self, live: Live, outcome: DriftOutcome) -> None:
         """Wish for the version that was live before, where there is one and nothing else is under way."""
         before = previous_versions(live, self.rollouts.rollouts(live.model, 100))
         busy = any(rollout.intent.model == live.model for rollout in self.rollouts.active())
-        if not before or busy:
+        there = next((version for version in before if self._exists(ModelVersion(live.model, version))), None)
+        if there is None or busy:
             return
         reason = f"drift: {outcome.finding.diagnosis}"
         intent = Intent(
-            uuid.uuid4().hex, Goal.RESTORE, live.channel, live.model, before[0], Origin.DRIFT, self.now(), reason=reason
+            uuid.uuid4().hex, Goal.RESTORE, live.channel, live.model, there, Origin.DRIFT, self.now(), reason=reason
         )
         self.inbox.submit(intent)
         self.wake(live.model)

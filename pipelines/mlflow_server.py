@@ -26,10 +26,11 @@ class MlflowServerError(Exception):
 class MlflowServer:
     """MLflow with SQLite and a folder of artifacts below `home`."""
 
-    def __init__(self, home: Path, port: int, controller: str) -> None:
-        """`controller` is the address that the app plugin wakes."""
+    def __init__(self, home: Path, port: int, controller: str, token: str | None = None) -> None:
+        """`controller` is the address that the app plugin asks and wakes, with `token` where it wants one."""
         self.uri = f"http://127.0.0.1:{port}"
-        self._home, self._port, self._controller = home.absolute(), port, controller
+        self._home, self._port = home.absolute(), port
+        self._controller, self._token = controller, token
         self._record, self._log = self._home / "server.json", self._home / "server.log"
 
     def ensure(self) -> None:
@@ -66,6 +67,7 @@ class MlflowServer:
         """The app plugin learns where the controller is; workers for MLflow's evaluation jobs are not started."""
         ours = {
             "PROMOTE_URL": self._controller,
+            "PROMOTE_TOKEN": self._token or "",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }

@@ -85,7 +85,12 @@ class Installation:
         """The embedded MLflow server; None where the settings name another one."""
         if self.settings.mlflow_uri is not None:
             return None
-        return MlflowServer(self.home / "mlflow", self.settings.mlflow_port, self.settings.api_url)
+        return MlflowServer(self.home / "mlflow", self.settings.mlflow_port, self.settings.api_url, self.token)
+
+    @property
+    def token(self) -> str | None:
+        """What whoever commands the controller has to know."""
+        return self.settings.token.get_secret_value() if self.settings.token is not None else None
 
     @property
     def mlflow_uri(self) -> str:
@@ -136,6 +141,7 @@ class Installation:
             rollouts=self.store,
             inbox=self.store,
             history=self.store,
+            registry=self.registry,
             policy=self.policies.for_model,
             now=_now,
             wake=self.wake,
@@ -265,7 +271,7 @@ def _controller(installation: Installation, name: str, ports: Ports, schedule: D
 
 @contextmanager
 def _serving(installation: Installation) -> Iterator[None]:
-    """The commands over HTTP, in a thread of their own."""
+    """The commands over HTTP, in a thread of their own; `OSError` where the address cannot be had."""
     settings = installation.settings
     server = uvicorn.Server(
         uvicorn.Config(_api(installation), host=settings.api_host, port=settings.api_port, log_level="warning")
@@ -273,6 +279,10 @@ def _serving(installation: Installation) -> Iterator[None]:
     thread = threading.Thread(target=server.run, name="api", daemon=True)
     thread.start()
     try:
+        while not server.started:
+            if not thread.is_alive():
+                raise OSError(f"{settings.api_host}:{settings.api_port} cannot be listened at; change api_port")
+            time.sleep(0.02)
         yield
     finally:
         server.should_exit = True
@@ -311,7 +321,7 @@ def _api(installation: Installation) -> FastAPI:
         drift=installation.drift.run,
         wake=installation.wake,
         metrics=installation.metrics,
-        token=settings.token.get_secret_value() if settings.token else None,
+        token=installation.token,
         routers=_webhooks(installation),
     )
 
