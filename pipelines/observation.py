@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
@@ -102,13 +103,11 @@ class Observation:
             self._begin(now)
         if self._looking is None or not wait([self._looking], _PATIENCE_SECONDS).done:
             return
-        looked, self._looking = self._looking, None
-        try:
+        looked, self._looking, self._fresh = self._looking, None, False
+        with ExitStack() as failing:
+            failing.callback(self._hints.update, self._hinted)
             self._take(looked.result(), now)
-        except BaseException:
-            self._fresh = False
-            self._hints |= self._hinted
-            raise
+            failing.pop_all()
         self._fresh = True
 
     def _due(self, now: datetime) -> bool:
