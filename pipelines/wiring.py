@@ -290,7 +290,7 @@ def _serving(installation: Installation) -> Iterator[None]:
 
 
 def _api(installation: Installation) -> FastAPI:
-    settings, store = installation.settings, installation.store
+    store = installation.store
     commands = Commands(
         store=store,
         inbox=store,
