@@ -27,7 +27,8 @@ from examples.telling import RolloutLines, StoryError, Teller
 from examples.traffic import Seen, Traffic, requests_about
 
 MODEL = "churn"
-ROLLOUT_SECONDS = 300.0
+ROLLOUT_SECONDS = 900.0
+"""Long enough to fetch the packages of a model over a slow network."""
 _DECIDED = frozenset({"promoting", "rolling_back", "succeeded", "failed", "halted", "paused"})
 
 
