@@ -192,7 +192,7 @@ class Commands:
                 Code.NOT_MANAGED, f"the policy of {model} cannot be used: {' '.join(problem.split())}", hint
             )
         if policy is None:
-            hint = "write a policy for it, or let the settings manage every model; see docs/policy.md"
+            hint = "write a policy for it, or let the settings manage every model; see docs/configuration.md"
             raise CommandError(Code.NOT_MANAGED, f"no policy manages {model}", hint)
         return policy
 

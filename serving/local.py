@@ -138,6 +138,7 @@ class LocalTarget:
             )
 
     def _variables(self, revision: Revision, image: LocalImage) -> dict[str, str]:
+        """Rows come a few at a time, so that more threads to compute one would only fight with other revisions."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
         server = {
             "PYTHONPATH": str(image.server),
@@ -151,7 +152,7 @@ class LocalTarget:
             "WORKERS": str(revision.settings.workers),
             "DRAIN": str(revision.settings.drain_seconds),
         }
-        return inherited | server | self._environment | dict(revision.settings.environment)
+        return {"OMP_NUM_THREADS": "1"} | inherited | server | self._environment | dict(revision.settings.environment)
 
     def _drain(self, running: _Running) -> None:
         """Let it end in its time, in a thread; then it is forgotten."""
