@@ -19,11 +19,11 @@ from functools import partial
 from typing import TypeVar
 
 from pipelines.intents import rollout_id
-from pipelines.live import Live, cooled, retired, upkeep
+from pipelines.live import Live, by_model, cooled, retired, upkeep
 from pipelines.observation import Observation, PolicyLookup
 from pipelines.policy import Policy
 from pipelines.promotion import FAILURES, Ports, Promotion, World
-from pipelines.rollout import Event, Goal, Intent, Origin, Phase, Rollout, Seen
+from pipelines.rollout import FINAL, Event, Goal, Intent, Origin, Phase, Rollout, Seen
 from pipelines.store import Conflict, Inbox, Lease
 from registry_hooks.watcher import Watcher
 from serving.revision import Revision, RevisionStatus
@@ -123,8 +123,9 @@ class Controller:
             self._survive(chore, "a chore")
         self._survive(partial(self._seen.look, self._clock()), "the look at the registry")
         self._open()
-        active = self._tick()
-        self._keep(active)
+        world = self._world()
+        active = self._tick(world)
+        self._keep(active, world)
         return bool(active) or self._seen.waiting
 
     def _survive(self, work: Callable[[], T], what: str) -> T | None:
@@ -160,9 +161,10 @@ class Controller:
     def _begin(self, intent: Intent, active: Rollout | None) -> str | None:
         """The outcome of `intent`, or None where it has to wait for the active rollout to end."""
         if active is not None:
-            same = active.intent.version == intent.version and active.phase is not Phase.ROLLING_BACK
-            return f"rollout {active.id} is in progress" if same and not active.settled else None
-        live = self._live(intent.model)
+            ending = active.phase in FINAL or active.phase is Phase.ROLLING_BACK
+            same = active.intent.version == intent.version and not ending
+            return f"rollout {active.id} is in progress" if same else None
+        live = by_model(self._ports.rollouts.lives()).get(intent.model)
         if intent.goal is Goal.RETIRE:
             return self._retire(live)
         policy = self._policies.for_model(intent.model)
@@ -200,18 +202,12 @@ class Controller:
         )
         return "retired"
 
-    def _live(self, model: str) -> Live | None:
-        found = [live for live in self._ports.rollouts.lives() if live.model == model]
-        return max(found, key=lambda live: live.since, default=None)
-
-    def _tick(self) -> tuple[Rollout, ...]:
+    def _tick(self, world: World) -> tuple[Rollout, ...]:
         """Tick every active rollout; those that are not settled afterwards."""
         active = self._ports.rollouts.active()
         if not active:
             return ()
-        waiting = self._inbox.pending()
-        world = self._world()
-        lives = {live.model: live for live in self._ports.rollouts.lives()}
+        waiting, lives = self._inbox.pending(), by_model(self._ports.rollouts.lives())
         work = [partial(self._tick_one, rollout, world, waiting, lives.get(rollout.intent.model)) for rollout in active]
         list(self._pool.map(lambda tick: self._survive(tick, "a tick"), work))
         return self._ports.rollouts.active()
@@ -238,12 +234,11 @@ class Controller:
 
     # What is live
 
-    def _keep(self, active: Sequence[Rollout]) -> None:
+    def _keep(self, active: Sequence[Rollout], world: World) -> None:
         """Upkeep of every model that has anything running, routed or live."""
-        world = self._world()
         if world.revisions is None or world.routes is None:
             return
-        lives = {live.model: live for live in self._ports.rollouts.lives()}
+        lives = by_model(self._ports.rollouts.lives())
         revisions, rollouts = _by_model(world.revisions), defaultdict[str, list[Rollout]](list)
         for rollout in active:
             rollouts[rollout.intent.model].append(rollout)

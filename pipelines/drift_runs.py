@@ -10,7 +10,7 @@ from datetime import datetime
 from monitoring.drift import DriftPolicy
 from pipelines.drift_job import DriftJob, DriftOutcome
 from pipelines.drift_reference import DriftCheck
-from pipelines.live import Live
+from pipelines.live import Live, by_model
 from pipelines.policy import Policy
 from pipelines.refusal import Code, CommandError
 from pipelines.rollout import Event, Goal, Intent, Origin
@@ -35,7 +35,7 @@ class DriftRuns:
 
     def run(self, model: str) -> Event:
         """Check what is live of `model` now; `CommandError` where nothing is, or its policy asks for no checks."""
-        live, policy = self._live(model), self._drift_policy(model)
+        live, policy = by_model(self.rollouts.lives()).get(model), self._drift_policy(model)
         if live is None or live.stable is None:
             raise CommandError(Code.NOTHING_BEFORE, f"nothing of {model} is live", "promote a version first")
         if policy is None:
@@ -51,10 +51,6 @@ class DriftRuns:
         """The models that are to be checked by schedule."""
         models = {live.model for live in self.rollouts.lives() if live.stable is not None}
         return {model: policy for model in models if (policy := self._drift_policy(model)) is not None}
-
-    def _live(self, model: str) -> Live | None:
-        found = [live for live in self.rollouts.lives() if live.model == model]
-        return max(found, key=lambda live: live.since, default=None)
 
     def _drift_policy(self, model: str) -> DriftPolicy | None:
         policy = self.policy(model)

@@ -41,6 +41,11 @@ class Live:
         return any(kept.revision.version.version == version and kept.until > now for kept in self.warm)
 
 
+def by_model(lives: Iterable[Live]) -> dict[str, Live]:
+    """One record per model; after a change of its live channel, that of the newer one."""
+    return {live.model: live for live in sorted(lives, key=lambda live: live.since)}
+
+
 def promoted(live: Live | None, rollout: Rollout, now: datetime) -> Live | None:
     """What is live after `rollout` succeeded; unchanged where it only made a version ready."""
     if rollout.intent.goal is Goal.READY or rollout.candidate is None:

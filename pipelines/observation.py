@@ -16,7 +16,7 @@ from typing import Protocol
 
 from monitoring.notify import Alert, Notifier, Severity
 from pipelines.intents import Managed, emptied, wish
-from pipelines.live import Live
+from pipelines.live import Live, by_model
 from pipelines.policy import OnEmpty, Policy
 from pipelines.rollout import Event, Goal, Intent, Origin, Rollout
 from pipelines.store import Inbox, RolloutStore, StoreError
@@ -140,7 +140,7 @@ class Observation:
         self._withheld = (self._withheld - looked.known) | broken
         after = _without(looked, broken) if broken else looked
         changed = transitions(self._known(), after)
-        context = Context({live.model: live for live in self._rollouts.lives()}, self._rollouts.active())
+        context = Context(by_model(self._rollouts.lives()), self._rollouts.active())
         wishes = [found for t in changed if (found := self._wish(t, context, now)) is not None]
         self._inbox.observe(after, wishes, [_told(intent, now) for intent in wishes])
         self._before = self._known().then(after)

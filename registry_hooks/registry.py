@@ -21,7 +21,7 @@ class RegistryError(Exception):
         self.retryable = retryable
 
 
-class UnknownVersion(RegistryError):  # noqa: N818 - says what is the matter, like LookupError's kin
+class UnknownVersion(RegistryError):
     """There is no such model or version in the registry."""
 
     def __init__(self, message: str) -> None:

@@ -66,7 +66,7 @@ STATUS = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
+class Refused(Exception):
     """The hint is not taken."""
 
     def __init__(self, reason: Reason) -> None:
