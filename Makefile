@@ -33,6 +33,9 @@ status: .venv/complete  ## what is live and what is under way; MODEL=churn for o
 test: .venv/complete  ## every test; ARGS="tests/unit -k rollout" for some
 	$(BIN)/pytest $(ARGS)
 
+bounds: .venv/complete  ## the registry suite at the oldest MLflow that setup.cfg allows
+	tests/mlflow_bounds.sh
+
 check: .venv/complete  ## style, types, import rule, and that the lock fits setup.cfg
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +72,4 @@ clean:  ## remove the environment and everything that was made
 help:  ## list the verbs
 	@awk '/^## /{printf "\n%s\n", substr($$0, 4)} /^[.a-zA-Z_-]+:.*  ## /{split($$0, part, ":.*  ## "); printf "  make %-9s %s\n", part[1], part[2]}' Makefile
 
-.PHONY: .venv bench check clean demo down format help lock promote status test up
+.PHONY: .venv bench bounds check clean demo down format help lock promote status test up

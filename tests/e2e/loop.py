@@ -43,8 +43,8 @@ class Model(mlflow.pyfunc.PythonModel):
 mlflow.models.set_model(Model())
 """
 POLICY = """
-models: "*"
-{channels}
+models: "{models}"
+{more}
 rollout:
   steps: [20, 50, 100]
   step_min: 1s
@@ -54,6 +54,12 @@ rollout:
 analysis:
   margin_points: 0.05
 """
+MORE = {
+    "*": "",
+    "strict-*": "require: [Staging]",
+    "alias-*": "channels: {live: '@champion', pre_live: '@challenger'}",
+}
+"""What the policies of some models say besides, by the pattern of their names."""
 
 
 @dataclass(slots=True)
@@ -62,7 +68,6 @@ class Loop:
 
     home: Path
     store: str | None = None
-    channels: str = ""
     keep_warm: str = "30m"
     ports: dict[str, int] = field(default_factory=lambda: dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
     controllers: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -88,7 +93,9 @@ class Loop:
     def prepare(self) -> None:
         policies = self.home / "policies"
         policies.mkdir(parents=True, exist_ok=True)
-        (policies / "all.yaml").write_text(POLICY.format(channels=self.channels, keep_warm=self.keep_warm))
+        for models, more in MORE.items():
+            text = POLICY.format(models=models, more=more, keep_warm=self.keep_warm)
+            (policies / f"{models.strip('-*') or 'all'}.yaml").write_text(text)
 
     def start(self, **more: str) -> subprocess.Popen[bytes]:
         """Start a controller, and wait until it takes commands."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from mlflow.exceptions import MlflowException
+
 from tests.e2e.loop import Loop, failed, until
 
 
@@ -107,3 +110,34 @@ def test_an_emptied_channel_keeps_its_traffic_and_a_deleted_candidate_is_taken_b
         "the rollout of the deleted version ends",
     )
     assert loop.served("empty") == str(first)
+
+
+def test_mlflow_refuses_what_the_policy_forbids_and_says_why(loop: Loop) -> None:
+    version = loop.register("strict-1")
+    with pytest.raises(MlflowException, match="Staging") as refused:
+        loop.transition("strict-1", version, "Production")
+    assert refused.value.error_code == "PERMISSION_DENIED"
+    assert loop.stage("strict-1", version) == "None"
+    loop.transition("strict-1", version, "Staging")
+    loop.await_state("strict-1", version, "ready")
+    loop.transition("strict-1", version, "Production")
+    loop.await_state("strict-1", version, "succeeded")
+    assert loop.served("strict-1") == str(version)
+
+
+def test_an_alias_as_live_channel_moves_forward_and_is_put_back(loop: Loop) -> None:
+    first, second = loop.register("alias-1"), loop.register("alias-1")
+    loop.client.set_registered_model_alias("alias-1", "champion", str(first))
+    loop.await_state("alias-1", first, "succeeded")
+    with loop.traffic("alias-1"):
+        loop.client.set_registered_model_alias("alias-1", "champion", str(second))
+        loop.await_state("alias-1", second, "succeeded")
+        bad = loop.register("alias-1", fails=0.5)
+        loop.client.set_registered_model_alias("alias-1", "champion", str(bad))
+        loop.await_state("alias-1", bad, "failed")
+    until(
+        lambda: str(loop.client.get_model_version_by_alias("alias-1", "champion").version) == str(second),
+        30,
+        "the alias is back",
+    )
+    assert loop.served("alias-1") == str(second)
