@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 """The browser on this machine; None where there is none."""
@@ -43,7 +43,8 @@ def promote_in_ui(
         page.get_by_role("menuitem").filter(has_text=re.compile(f"{stage}$")).click()
         dialog = page.get_by_role("dialog").filter(has_text="Stage transition")
         if archive_existing:
-            dialog.get_by_role("checkbox").check(force=True)
+            dialog.get_by_text("Transition existing").first.click()  # the box itself lies hidden under its label
+            expect(dialog.get_by_role("checkbox")).to_be_checked()
         return _confirm(page, dialog)
 
 
