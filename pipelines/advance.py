@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from monitoring.analysis import Evidence, Judgement, Verdict, fold, judge
-from pipelines.reconcile import registry_actions
+from pipelines.reconcile import again, registry_actions
 from pipelines.rollout import FINAL, Goal, Intent, Phase, Rollout, Seen
 from serving.image import BuildState
 from serving.revision import Revision, RevisionState
@@ -71,7 +71,8 @@ def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
 def _newer(rollout: Rollout, intent: Intent) -> bool:
     """Whether the intent takes the channel over. Wanting the stable version back is an abort, nothing newer."""
     wants = (Goal.LIVE, Goal.RESTORE, Goal.READY, Goal.RETIRE)
-    return intent.goal in wants and intent.version != rollout.intent.version and not _wants_stable(rollout, intent)
+    other = intent.version != rollout.intent.version or again(rollout, intent)
+    return intent.goal in wants and other and not _wants_stable(rollout, intent)
 
 
 def _wants_stable(rollout: Rollout, intent: Intent) -> bool:
@@ -252,8 +253,12 @@ def _back_in_force(rollout: Rollout, seen: Seen) -> bool:
 
 
 def _settle(rollout: Rollout, seen: Seen) -> Rollout:
-    """Nothing is left to do once the registry shows the outcome, or does not concern us any more."""
-    if registry_actions(rollout, seen) == () and (seen.holders is not None or rollout.superseded):
+    """Nothing is left to do once the registry shows the outcome, or does not concern us any more.
+
+    While transitions are withheld, only a rollout that is not settled knows its own writes among them.
+    """
+    told = seen.holders is not None or rollout.superseded
+    if registry_actions(rollout, seen) == () and told and not seen.withheld:
         return replace(rollout, settled=True)
     return rollout
 

@@ -214,8 +214,9 @@ class Controller:
 
     def _tick_one(self, rollout: Rollout, world: World, waiting: Sequence[Intent], live: Live | None) -> None:
         asked = [i for i in waiting if (i.model, i.channel) == rollout.key]
-        holders = self._seen.holders(rollout.intent.model, rollout.intent.channel)
-        saved = self._promotion.tick(rollout, world, holders, asked, live)
+        model, channel = rollout.intent.model, rollout.intent.channel
+        holders, withheld = self._seen.holders(model, channel), self._seen.withholds(model)
+        saved = self._promotion.tick(rollout, world, holders, asked, live, withheld=withheld)
         steering = [intent.id for intent in asked if intent.goal in STEERING]
         if steering:
             self._inbox.settle(steering, f"rollout {saved.id}")

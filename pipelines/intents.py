@@ -35,7 +35,7 @@ def wish(transition: Transition, managed: Managed, now: datetime) -> Intent | No
         return None
     if transition.channel == managed.live_channel:
         return _live_wish(transition, managed, now)
-    if transition.channel == managed.pre_live and not _in_progress(transition.version, managed):
+    if transition.channel == managed.pre_live and not _ready_already(transition.version, managed):
         return _intent(transition, Goal.READY)
     return None
 
@@ -59,16 +59,22 @@ def _own(transition: Transition, rollouts: Iterable[Rollout]) -> bool:
 def _live_wish(transition: Transition, managed: Managed, now: datetime) -> Intent | None:
     version = transition.version.version
     live = managed.live
-    if live is not None and live.stable is not None and live.stable.version.version == version:
+    if _is_live(transition.version, live):
         busy = any(rollout.intent.channel == transition.channel for rollout in managed.rollouts)
         return _intent(transition, Goal.ABORT) if busy else None
     fast = live is not None and live.served(version, now)
     return _intent(transition, Goal.RESTORE if fast else Goal.LIVE)
 
 
-def _in_progress(version: ModelVersion, managed: Managed) -> bool:
-    """A version on its way to live needs no second rollout for the channel before it."""
-    return any(rollout.version == version and rollout.intent.goal is not Goal.READY for rollout in managed.rollouts)
+def _is_live(version: ModelVersion, live: Live | None) -> bool:
+    return live is not None and live.stable is not None and live.stable.version == version
+
+
+def _ready_already(version: ModelVersion, managed: Managed) -> bool:
+    """A version that is live, or on its way there, needs no second rollout for the channel before it."""
+    return _is_live(version, managed.live) or any(
+        rollout.version == version and rollout.intent.goal is not Goal.READY for rollout in managed.rollouts
+    )
 
 
 def _intent(transition: Transition, goal: Goal) -> Intent:

@@ -21,7 +21,7 @@ from pipelines.policy import OnEmpty, Policy
 from pipelines.rollout import Event, Goal, Intent, Origin, Rollout
 from pipelines.store import Inbox, RolloutStore, StoreError
 from registry_hooks.model_version import Channel, Snapshot, Transition
-from registry_hooks.watcher import Watcher, transitions
+from registry_hooks.watcher import NOTHING, Watcher, transitions
 
 _PATIENCE_SECONDS = 1.0
 """A look that takes longer than this goes on while the rollouts are looked after."""
@@ -69,8 +69,8 @@ class Observation:
         self._hints: set[str] = set()
         self._hinted: frozenset[str] = frozenset()
         """Hints that the look under way answers."""
-        self._withheld: frozenset[str] = frozenset()
-        """Models whose transitions wait until their policy is mended."""
+        self._withheld = NOTHING
+        """What was seen of models whose transitions wait until their policy is mended."""
         self._begun: datetime | None = None
         self._fresh = False
         self._before: Snapshot | None = None
@@ -91,8 +91,12 @@ class Observation:
         """Versions that hold the channel; None while the registry cannot be read."""
         if not self._fresh:
             return None
-        holdings = self._known().holdings
+        holdings = (self._withheld if self.withholds(model) else self._known()).holdings
         return frozenset(h.version.version for h in holdings if h.version.model == model and h.channel == channel)
+
+    def withholds(self, model: str) -> bool:
+        """Whether the model's transitions wait until its policy is mended."""
+        return model in self._withheld.known
 
     def look(self, now: datetime) -> None:
         """Begin a look where one is due, and take in what a finished one saw.
@@ -116,7 +120,7 @@ class Observation:
         return over or (self._fresh and bool(self._hints))
 
     def _begin(self, now: datetime) -> None:
-        mended = {model for model in self._withheld if self._policies.problem(model) is None}
+        mended = {model for model in self._withheld.known if self._policies.problem(model) is None}
         active = {rollout.intent.model for rollout in self._rollouts.active()}
         self._hinted = frozenset(self._hints)
         self._hints -= self._hinted
@@ -137,15 +141,15 @@ class Observation:
         What concerns a model with a broken policy is not remembered, so that it is seen again once that is mended.
         """
         broken = frozenset(model for model in looked.known if self._policies.problem(model) is not None)
-        self._withheld = (self._withheld - looked.known) | broken
         after = _without(looked, broken) if broken else looked
+        self._withheld = _without(self._withheld, looked.known).then(_without(looked, looked.known - broken))
         changed = transitions(self._known(), after)
         context = Context(by_model(self._rollouts.lives()), self._rollouts.active())
         wishes = [found for t in changed if (found := self._wish(t, context, now)) is not None]
         self._inbox.observe(after, wishes, [_told(intent, now) for intent in wishes])
         self._before = self._known().then(after)
-        settled = {t.version.model for t in changed} - {intent.model for intent in wishes}
-        for model in settled:
+        filled = {intent.model for intent in wishes if intent.goal is not Goal.READY}
+        for model in {t.version.model for t in changed} - filled:
             self._check_empty(model, context, now)
 
     def _known(self) -> Snapshot:
@@ -189,7 +193,7 @@ def _retirement(live: Live, now: datetime) -> Intent:
 
 def _without(snapshot: Snapshot, models: Collection[str]) -> Snapshot:
     kept = frozenset(holding for holding in snapshot.holdings if holding.version.model not in models)
-    return replace(snapshot, models=snapshot.models - set(models), holdings=kept)
+    return replace(snapshot, models=snapshot.models - set(models), gone=snapshot.gone - set(models), holdings=kept)
 
 
 def _told(intent: Intent, now: datetime) -> Event:

@@ -73,9 +73,11 @@ class Promotion:
         holders: frozenset[int] | None,
         asked: Sequence[Intent] = (),
         live: Live | None = None,
+        *,
+        withheld: bool = False,
     ) -> Rollout:
         """Take `rollout` one step further; the saved state afterwards. Raises one of `FAILURES`."""
-        seen = self._see(rollout, world, holders, asked)
+        seen = replace(self._see(rollout, world, holders, asked), withheld=withheld)
         saved = self._save(rollout, advance(rollout, seen, world.at), live, world.at)
         for action in reconcile(saved, seen):
             saved = self._apply(saved, action, world.at)
@@ -108,6 +110,7 @@ class Promotion:
             routes=world.routes,
             holders=holders,
             gone=missing and self._gone(rollout.version),
+            stable_gone=self._stable_gone(rollout, holders),
             gates=self._ports.gates.run(rollout, candidate),
             blocks=self._blocks(rollout),
             asked=tuple(asked),
@@ -125,6 +128,12 @@ class Promotion:
         if version not in self._sources:
             self._sources[version] = self._ports.registry.describe(version).source
         return ImageRequest(version, self._sources[version], self._server)
+
+    def _stable_gone(self, rollout: Rollout, holders: frozenset[int] | None) -> bool:
+        """Asked also in the tick in which going back ends, where the stable version is put back at once."""
+        ending = rollout.phase in (Phase.ROLLING_BACK, Phase.FAILED)
+        stable = rollout.stable.version if rollout.stable and ending else None
+        return stable is not None and holders is not None and stable.version not in holders and self._gone(stable)
 
     def _gone(self, version: ModelVersion) -> bool:
         try:
@@ -167,11 +176,11 @@ class Promotion:
             return self._applied(rollout, action)
         except UnknownVersion as error:
             log.warning("rollout %s: %s", rollout.id, error)
-            return self._given_up(rollout, str(error), now)
+            return self._given_up(rollout, action, str(error), now)
         except FAILURES as error:
             if error.retryable or isinstance(error, StoreError):
                 raise
-            return self._given_up(rollout, str(error), now)
+            return self._given_up(rollout, action, str(error), now)
 
     def _applied(self, rollout: Rollout, action: Action) -> Rollout:
         match action:
@@ -193,11 +202,17 @@ class Promotion:
         self._ports.registry.annotate(rollout.version, tags, files)
         return self._ports.rollouts.save(replace(rollout, annotated=note.digest))
 
-    def _given_up(self, rollout: Rollout, why: str, now: datetime) -> Rollout:
-        """A port refused for good: a rollout under way is taken back, a finished one is left as it is."""
+    def _given_up(self, rollout: Rollout, action: Action, why: str, now: datetime) -> Rollout:
+        """A port refused for good: a rollout under way is taken back, a finished one is left as it is.
+
+        Tags and evidence that cannot be kept are no reason to leave the channel as it is.
+        """
         if rollout.phase in FINAL:
             told = Event(rollout.intent.model, now, "alert", why, rollout.intent.version, rollout.id)
-            return self._ports.rollouts.save(replace(rollout, settled=True), events=(told,))
+            left = replace(rollout, settled=True)
+            if isinstance(action, Annotate):
+                left = replace(rollout, annotated=action.digest)
+            return self._ports.rollouts.save(left, events=(told,))
         return rollout if rollout.trouble else self._ports.rollouts.save(replace(rollout, trouble=why))
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipelines.rollout import FINAL, Goal, Phase, Rollout, Seen
+from pipelines.rollout import FINAL, Goal, Intent, Phase, Rollout, Seen
 from registry_hooks.model_version import Change, Channel, ChannelKind, ModelVersion
 from serving.image import BuildState
 from serving.revision import Revision, RevisionState, Weights
@@ -107,9 +107,11 @@ def runs(rollout: Rollout) -> bool:
 def expected(rollout: Rollout) -> frozenset[tuple[ModelVersion, Channel, Change]]:
     """The transitions that the rollout's own writes make; seeing one of them is nobody's wish."""
     channel, writes = rollout.intent.channel, set()
-    if rollout.phase is not Phase.FAILED:
+    if rollout.intent.goal is Goal.READY:
+        return frozenset()
+    if not rollout.claimed or rollout.phase is Phase.SUCCEEDED:
         writes.add((rollout.version, channel, Change.ENTERED))
-    elif rollout.stable is not None:
+    if rollout.phase is Phase.FAILED and rollout.stable is not None:
         writes.add((rollout.stable.version, channel, Change.ENTERED))
     if rollout.phase in (Phase.FAILED, Phase.ROLLING_BACK) and rollout.intent.came_from:
         writes.add((rollout.version, Channel(ChannelKind.STAGE, rollout.intent.came_from), Change.ENTERED))
@@ -206,9 +208,12 @@ def _put_in(rollout: Rollout, seen: Seen) -> list[Assign]:
 
 
 def _take_out(rollout: Rollout, seen: Seen) -> list[Assign]:
-    """The failed candidate goes back to where it came from. An alias that moved already is not touched."""
+    """The failed candidate goes back to where it came from, unless somebody put it in again meanwhile.
+
+    An alias that moved already is not touched.
+    """
     channel = rollout.intent.channel
-    if seen.holders is None or rollout.version.version not in seen.holders:
+    if seen.holders is None or rollout.version.version not in seen.holders or _wanted_again(rollout, seen):
         return []
     if channel.kind is ChannelKind.ALIAS:
         return [Assign(rollout.version, None, leave=channel)]
@@ -217,10 +222,22 @@ def _take_out(rollout: Rollout, seen: Seen) -> list[Assign]:
     return [Assign(rollout.version, origin, leave=channel)]
 
 
+def _wanted_again(rollout: Rollout, seen: Seen) -> bool:
+    return any(again(rollout, intent) for intent in seen.asked)
+
+
+def again(rollout: Rollout, intent: Intent) -> bool:
+    """Whether `intent` wants the same version once more, after this rollout took it back."""
+    over = rollout.phase in (Phase.ROLLING_BACK, Phase.FAILED)
+    return over and intent.version == rollout.intent.version and intent.id != rollout.intent.id
+
+
 def _put_back(rollout: Rollout, seen: Seen) -> list[Assign]:
     """The revision that holds the traffic holds the channel, unless a newer intent has it."""
     stable = rollout.stable
     if stable is None or seen.holders is None or rollout.superseded or rollout.intent.goal is Goal.READY:
+        return []
+    if seen.stable_gone:
         return []
     return [] if stable.version.version in seen.holders else [Assign(stable.version, rollout.intent.channel)]
 

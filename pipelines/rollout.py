@@ -222,8 +222,12 @@ class Seen:
     """The routes in force, by model."""
     holders: frozenset[int] | None = None
     """Versions that hold the rollout's channel."""
+    withheld: bool = False
+    """The model's transitions wait until its policy is mended; the rollout's own writes are among them."""
     gone: bool = False
     """The registry says that the candidate's version does not exist any more."""
+    stable_gone: bool = False
+    """The same of the stable version, where it would have to be put back."""
     gates: tuple[GateResult, ...] | None = None
     """Results of the gates that belong to the phase, where they were run."""
     blocks: tuple[Block, ...] | None = None

@@ -227,4 +227,5 @@ def test_own_writes_are_known_from_the_saved_state_alone() -> None:
     back = (CANDIDATE.version, Channel.parse("Staging"), Change.ENTERED)
     assert back in expected(rollout(Phase.FAILED))
     assert (STABLE.version, PRODUCTION, Change.ENTERED) in expected(rollout(Phase.FAILED))
-    assert expected(rollout(Phase.CHECKING)) == {(CANDIDATE.version, PRODUCTION, Change.ENTERED)}
+    assert expected(rollout(Phase.CHECKING, claimed=False)) == {(CANDIDATE.version, PRODUCTION, Change.ENTERED)}
+    assert expected(rollout(Phase.CHECKING)) == frozenset()
