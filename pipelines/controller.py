@@ -179,7 +179,7 @@ class Controller:
         now = self._clock()
         rollout = Rollout(
             id=rollout_id(intent),
-            intent=intent,
+            intent=intent if intent.origin is Origin.TRANSITION else self._seen.placed(intent),
             policy=policy.rollout,
             phase=Phase.CHECKING,
             begun=now,

@@ -20,7 +20,7 @@ from pipelines.live import Live, by_model
 from pipelines.policy import OnEmpty, Policy
 from pipelines.rollout import Event, Goal, Intent, Origin, Rollout
 from pipelines.store import Inbox, RolloutStore, StoreError
-from registry_hooks.model_version import Channel, Snapshot, Transition
+from registry_hooks.model_version import Channel, ChannelKind, ModelVersion, Snapshot, Transition
 from registry_hooks.watcher import NOTHING, Watcher, transitions
 
 _PATIENCE_SECONDS = 1.0
@@ -93,6 +93,13 @@ class Observation:
             return None
         holdings = (self._withheld if self.withholds(model) else self._known()).holdings
         return frozenset(h.version.version for h in holdings if h.version.model == model and h.channel == channel)
+
+    def placed(self, intent: Intent) -> Intent:
+        """`intent`, which no transition made, with the stage that its version is in before it enters the channel."""
+        known = (h for h in self._known().holdings if h.version == ModelVersion(intent.model, intent.version or 0))
+        stages = (h.channel for h in known if h.channel.kind is intent.channel.kind is ChannelKind.STAGE)
+        origin = next((stage.name for stage in stages if stage != intent.channel), None)
+        return replace(intent, came_from=origin)
 
     def withholds(self, model: str) -> bool:
         """Whether the model's transitions wait until its policy is mended."""

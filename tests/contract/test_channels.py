@@ -116,6 +116,20 @@ class TestFailure:
         assert staged.tags(2)["reason"].startswith("Worse: error rate above the stable one")
         assert staged.wishes() == [*wished, (LIVE, 2)]
 
+    def test_and_so_does_one_that_a_command_put_in(self, staged: WholeController) -> None:
+        staged.registers(2)
+        staged.goes_live(1)
+        staged.moves(2, STAGING)
+        staged.rests()
+        staged.bad.add(2)
+        staged.commands(LIVE, 2)
+        staged.until(lambda: staged.weights)
+        assert staged.holders() == {1, 2}
+        staged.rests()
+        assert staged.outcomes()[-1] == (2, LIVE, FAILED)
+        assert (staged.stage(2), staged.holders()) == ("Staging", {1})
+        assert staged.wishes() == [(LIVE, 1), (READY, 2)]
+
     def test_the_alias_goes_back_by_itself(self, aliased: WholeController) -> None:
         aliased.registers(2)
         aliased.goes_live(1)

@@ -19,7 +19,7 @@ from pipelines.controller import Controller, Pace
 from pipelines.live import Live, by_model
 from pipelines.policy import Policy
 from pipelines.promotion import Ports, Promotion
-from pipelines.rollout import Event, GateResult, Goal, Phase, Rollout, RolloutPolicy
+from pipelines.rollout import Event, GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
 from pipelines.sql_store import SqlStore
 from registry_hooks.model_version import Channel, ChannelKind, ModelVersion
 from registry_hooks.registry import ChangeFeed, ModelRegistry
@@ -140,6 +140,12 @@ class WholeController:
             self.person.set_alias(self.model, live.name, None)
         else:
             self.person.transition_stage(self.model, version, None)
+
+    def commands(self, goal: Goal, version: int) -> None:
+        """Somebody asks by command."""
+        live = self.policy.live
+        self.store.submit(Intent(uuid.uuid4().hex, goal, live, self.model, version, Origin.COMMAND, self.now, "ada"))
+        self.controller.wake(self.model)
 
     # Time.
 
