@@ -36,7 +36,13 @@ def _health(service: Service, metrics: Metrics) -> APIRouter:
     @routes.get("/health")
     async def health() -> Response:
         state = service.state
-        told = {"status": state.value, "model": origin.model, "version": origin.version, "revision": origin.revision}
+        told = {
+            "status": state.value,
+            "model": origin.model,
+            "version": origin.version,
+            "revision": origin.revision,
+            "signature": service.scorer is not None and service.scorer.schema is not None,
+        }
         return _json(200 if state is State.READY else 503, told)
 
     @routes.get("/ping")

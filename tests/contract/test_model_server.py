@@ -193,7 +193,8 @@ def test_every_answer_names_version_and_request(churn: Server) -> None:
 def test_health_says_who_is_there(churn: Server) -> None:
     answer = churn.client.get("/health")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "model": "churn", "version": 7, "revision": churn.revision.id}
+    told = {"status": "ready", "model": "churn", "version": 7, "revision": churn.revision.id, "signature": True}
+    assert answer.json() == told
     assert churn.client.get("/version").text == mlflow.__version__
     assert churn.client.get("/ping").text == "\n"
 
