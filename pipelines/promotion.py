@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
@@ -17,7 +18,20 @@ from pipelines import evidence
 from pipelines.advance import advance, judgement
 from pipelines.gates import Gates
 from pipelines.live import Live, promoted
-from pipelines.reconcile import PREFIX, Action, Annotate, Assign, Build, RemoveRoute, SetWeights, Start, Stop, reconcile
+from pipelines.reconcile import (
+    PREFIX,
+    REPLACED,
+    Action,
+    Annotate,
+    Assign,
+    Build,
+    RemoveRoute,
+    SetWeights,
+    Start,
+    Stop,
+    reconcile,
+    replaced,
+)
 from pipelines.rollout import FINAL, Event, Intent, Phase, Rollout, Seen
 from pipelines.store import RolloutStore, StoreError
 from registry_hooks.model_version import ModelVersion
@@ -199,8 +213,15 @@ class Promotion:
             record = evidence.record(rollout)
             files[evidence.name(record)] = record
             tags[PREFIX + "evidence"] = evidence.name(record)
+        self._mark_replaced(rollout)
         self._ports.registry.annotate(rollout.version, tags, files)
         return self._ports.rollouts.save(replace(rollout, annotated=note.digest))
+
+    def _mark_replaced(self, rollout: Rollout) -> None:
+        former = replaced(rollout)
+        if former is not None:
+            with suppress(UnknownVersion):
+                self._ports.registry.annotate(former, REPLACED)
 
     def _given_up(self, rollout: Rollout, action: Action, why: str, now: datetime) -> Rollout:
         """A port refused for good: a rollout under way is taken back, a finished one is left as it is.

@@ -275,5 +275,15 @@ def tags(rollout: Rollout) -> dict[str, str]:
     return {PREFIX + name: value[:500] for name, value in shown.items()}
 
 
+REPLACED = {PREFIX + "state": "replaced", PREFIX + "weight": "0", PREFIX + "url": ""}
+"""What a version shows once another one has its traffic."""
+
+
+def replaced(rollout: Rollout) -> ModelVersion | None:
+    """The version that lost its traffic to this rollout's."""
+    over = rollout.phase is Phase.SUCCEEDED and rollout.intent.goal is not Goal.READY
+    return rollout.stable.version if over and rollout.stable is not None else None
+
+
 def _proved(rollout: Rollout) -> bool:
     return rollout.phase is Phase.SUCCEEDED and rollout.intent.goal is Goal.READY

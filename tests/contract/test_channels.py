@@ -36,6 +36,7 @@ class TestGoingLive:
         assert either.weights == [(2, 10), (2, 50)]
         assert (either.holders(), either.served(), either.running()) == ({2}, {2: 100}, {1, 2})
         assert either.tags(2)["previous"] == "1"
+        assert (either.tags(1)["state"], either.tags(1)["weight"], either.tags(1).get("url")) == ("replaced", "0", None)
         assert either.stage(1) == ("Archived" if either.policy.live == PRODUCTION else None)
 
     def test_the_evidence_is_an_artifact_of_the_versions_run(self, either: WholeController) -> None:
