@@ -124,7 +124,7 @@ def registry_actions(rollout: Rollout, seen: Seen) -> tuple[Assign | Annotate, .
     if moved_on and rollout.version.version not in (seen.holders or ()):
         return ()
     if seen.gone:
-        return tuple(_put_back(rollout, seen)) if rollout.phase is Phase.FAILED else ()
+        return _channel(rollout, seen) if rollout.phase is Phase.FAILED else ()
     return (*_channel(rollout, seen), *_tags(rollout))
 
 
