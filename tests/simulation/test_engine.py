@@ -13,7 +13,7 @@ import pytest
 
 from tests.simulation.world import Broken, Bugs, World
 
-WORLDS = int(os.environ.get("PROMOTE_WORLDS", "2000"))
+WORLDS = int(os.environ.get("PROMOTE_WORLDS", "3000"))
 CHUNK = 100
 
 
