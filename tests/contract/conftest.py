@@ -10,7 +10,8 @@ import pytest
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.model_version import Channel
 from tests.contract.mlflow_person import MlflowPerson
-from tests.contract.whole_controller import Person, Registry, WholeController
+from tests.contract.people import Person, Registry
+from tests.contract.whole_controller import WholeController
 from tests.fakes.registry import FakeRegistry
 
 PRODUCTION, STAGING = Channel.parse("Production"), Channel.parse("Staging")

@@ -9,36 +9,20 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.model_version import Change, Channel, ModelVersion, Snapshot
-from registry_hooks.registry import ChangeFeed, ModelRegistry, RegistryError, UnknownVersion
+from registry_hooks.registry import RegistryError, UnknownVersion
 from registry_hooks.watcher import transitions
 from tests.contract.mlflow_person import MlflowPerson
+from tests.contract.people import Person, Registry
 from tests.fakes.registry import FakeRegistry
 from tests.fixtures.registry import MlflowServer
 
 PRODUCTION, STAGING, ARCHIVED = (Channel.parse(name) for name in ("Production", "Staging", "Archived"))
 CHAMPION, CHALLENGER = Channel.parse("@champion"), Channel.parse("@challenger")
-
-
-class Registry(ModelRegistry, ChangeFeed, Protocol):
-    """Both ports in one."""
-
-
-class Person(Protocol):
-    """What people do to a registry."""
-
-    def register(self, model: str, *, run_id: str | None = "run") -> ModelVersion: ...
-    def transition_stage(self, model: str, version: int, stage: str | None, archive_existing: bool = False) -> None: ...
-    def set_alias(self, model: str, alias: str, version: int | None) -> None: ...
-    def delete_version(self, model: str, version: int) -> None: ...
-    def delete_model(self, model: str) -> None: ...
-    def rename_model(self, model: str, name: str) -> None: ...
-    def artifacts(self, version: ModelVersion) -> Mapping[str, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,9 @@ registry, the store and the gateway.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 from monitoring.analysis import AnalysisPolicy
 from monitoring.blocks import ArmCount
@@ -22,9 +21,9 @@ from pipelines.promotion import Ports, Promotion
 from pipelines.rollout import Event, GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
 from pipelines.sql_store import SqlStore
 from registry_hooks.model_version import Channel, ChannelKind, ModelVersion
-from registry_hooks.registry import ChangeFeed, ModelRegistry
 from registry_hooks.watcher import Watcher
 from serving.revision import RevisionStatus
+from tests.contract.people import Person, Registry
 from tests.fakes.blocks import FakeBlocks
 from tests.fakes.drift import FakeNotifier
 from tests.fakes.image import FakeImageBuilder
@@ -42,22 +41,6 @@ ROLLOUT = RolloutPolicy(
 ROUND_SECONDS = 2.0
 MOST_ROUNDS = 120
 """A rollout takes about fifteen."""
-
-
-class Registry(ModelRegistry, ChangeFeed, Protocol):
-    """Both ports in one."""
-
-
-class Person(Protocol):
-    """What people do to a registry."""
-
-    def register(self, model: str, *, run_id: str | None = "run") -> ModelVersion: ...
-    def transition_stage(self, model: str, version: int, stage: str | None, archive_existing: bool = False) -> None: ...
-    def set_alias(self, model: str, alias: str, version: int | None) -> None: ...
-    def delete_version(self, model: str, version: int) -> None: ...
-    def delete_model(self, model: str) -> None: ...
-    def rename_model(self, model: str, name: str) -> None: ...
-    def artifacts(self, version: ModelVersion) -> Mapping[str, bytes]: ...
 
 
 class WholeController:
