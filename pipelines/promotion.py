@@ -96,6 +96,7 @@ class Promotion:
         for action in reconcile(saved, seen):
             saved = self._apply(saved, action, world.at)
         if saved.settled:
+            self._sources.pop(saved.version, None)
             self._ports.blocks.forget(saved.id)
         return saved
 

@@ -1,4 +1,4 @@
-"""Hints from MLflow: its own webhooks, signed, and the wake-ups of our MLflow app. They decide nothing.
+"""Hints from MLflow by its own webhooks, which are signed. They decide nothing.
 
 A hint only names a model to look at, so that a forged or lost one does no harm beyond a request to MLflow.
 It is still checked in full, because whoever can make us ask for things can keep us busy: size, form, signature
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
 import re
@@ -52,8 +51,6 @@ class Reason(StrEnum):
     """Kept back and sent later, or a clock is wrong."""
     REPLAYED = "seen before"
     """The same delivery again: by an attacker, or by MLflow, which repeats what was not answered."""
-    STRANGER = "neither from this machine nor with the secret"
-    """Somebody else than our MLflow app."""
 
 
 STATUS = {
@@ -62,7 +59,6 @@ STATUS = {
     Reason.BAD_SIGNATURE: 401,
     Reason.STALE: 401,
     Reason.REPLAYED: 409,
-    Reason.STRANGER: 401,
 }
 
 
@@ -146,46 +142,31 @@ def model_of(body: bytes) -> str | None:
 
 
 def webhook_router(secret: str, wake: Callable[[str], None], clock: Callable[[], datetime]) -> APIRouter:
-    """Takes hints at ``/hooks/mlflow`` and ``/hooks/wake`` and calls `wake`, which must not wait, with the model.
+    """Takes webhooks at ``/hooks/mlflow`` and calls `wake`, which must not wait, with the model.
 
-    Without a `secret` every webhook is refused, and wake-ups come from this machine only.
+    Without a `secret` every one is refused.
     """
     router = APIRouter(prefix="/hooks", tags=["hooks"])
     remembered, refusals = Remembered(), RefusalLog()
 
-    async def answer(request: Request, model: Callable[[bytes], str | None]) -> Response:
+    def checked(request: Request, body: bytes) -> str | None:
+        now = clock()
+        delivery = Delivery.parse(request.headers, body)
+        verify(secret, delivery, now)
+        remembered.remember(delivery.id, now)
+        return model_of(body)
+
+    @router.post("/mlflow", status_code=204)
+    async def mlflow(request: Request) -> Response:
+        """A webhook of MLflow."""
         try:
-            hinted = model(await _body(request))
+            hinted = checked(request, await _body(request))
         except Refused as refused:
             refusals.note(refused.reason, request.url.path, clock())
             return Response(refused.reason.value, STATUS[refused.reason])
         if hinted is not None:
             wake(hinted)
         return Response(status_code=204)
-
-    @router.post("/mlflow", status_code=204)
-    async def mlflow(request: Request) -> Response:
-        """A webhook of MLflow."""
-
-        def checked(body: bytes) -> str | None:
-            now = clock()
-            delivery = Delivery.parse(request.headers, body)
-            verify(secret, delivery, now)
-            remembered.remember(delivery.id, now)
-            return model_of(body)
-
-        return await answer(request, checked)
-
-    @router.post("/wake", status_code=204)
-    async def wake_up(request: Request) -> Response:
-        """A wake-up of our MLflow app: ``{"model": name}``."""
-
-        def checked(body: bytes) -> str:
-            if not _known(request, secret):
-                raise Refused(Reason.STRANGER)
-            return _woken(body)
-
-        return await answer(request, checked)
 
     return router
 
@@ -208,22 +189,3 @@ def _parsed(body: bytes) -> object:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise Refused(Reason.MALFORMED) from None
-
-
-def _woken(body: bytes) -> str:
-    match _parsed(body):
-        case {"model": str(name)} if name:
-            return name
-    raise Refused(Reason.MALFORMED)
-
-
-def _known(request: Request, secret: str) -> bool:
-    given = request.headers.get("authorization", "").encode()
-    return _is_loopback(request) or (bool(secret) and hmac.compare_digest(f"Bearer {secret}".encode(), given))
-
-
-def _is_loopback(request: Request) -> bool:
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False

@@ -33,6 +33,10 @@ class SmallController:
         app = FastAPI()
         app.include_router(webhook_router(self.secret, self.woken.append, lambda: datetime.now(UTC)))
 
+        @app.post("/hooks/wake")
+        def wake(hint: Annotated[dict[str, str], Body()]) -> None:
+            self.woken.append(hint["model"])
+
         @app.post("/hooks/allowed")
         def allowed(move: Annotated[dict[str, str], Body()]) -> dict[str, object]:
             self.asked.append(move)

@@ -169,25 +169,3 @@ def test_deliveries_are_remembered_for_the_window_and_never_too_many() -> None:
     for n in range(MOST_REMEMBERED):
         remembered.remember(str(n), NOW + timedelta(minutes=11))
     remembered.remember("first", NOW + timedelta(minutes=11))
-
-
-class TestWakeUp:
-    @pytest.mark.parametrize(
-        ("host", "secret", "given", "status"),
-        [
-            ("127.0.0.1", SECRET, "", 204),
-            ("::1", "", "", 204),
-            ("10.0.0.7", SECRET, f"Bearer {SECRET}", 204),
-            ("10.0.0.7", SECRET, "Bearer another", 401),
-            ("10.0.0.7", SECRET, "", 401),
-            ("10.0.0.7", "", "Bearer ", 401),
-        ],
-    )
-    def test_from_this_machine_or_with_the_secret(self, host: str, secret: str, given: str, status: int) -> None:
-        hooks = Hooks(secret, host)
-        assert hooks.post("/hooks/wake", '{"model": "churn"}', {"Authorization": given}) == status
-        assert hooks.woken == ["churn"][: int(status == 204)]
-
-    @pytest.mark.parametrize("body", ["", "[]", "{}", '{"model": 7}', '{"model": ""}'])
-    def test_malformed(self, hooks: Hooks, body: str) -> None:
-        assert hooks.post("/hooks/wake", body, {}) == 400
