@@ -15,7 +15,7 @@ from serving.runtime.exchange import Rows
 from serving.runtime.plan import Feed, Plan, Result
 
 
-class NotConvertible(Exception):  # noqa: N818
+class NotConvertible(Exception):
     """There is no compiled form of this model; the message says why, in one line that starts in lower case."""
 
 

@@ -22,6 +22,6 @@ def converter(flavor: str) -> Converter:
     if flavor not in CONVERTERS:
         raise NotConvertible(f"nothing converts models of the flavour {flavor}")
     try:
-        return cast(Converter, import_module(CONVERTERS[flavor]).convert)
+        return cast("Converter", import_module(CONVERTERS[flavor]).convert)
     except ImportError as error:
         raise NotConvertible(f"a package for converting {flavor} models is missing: {error}") from error
