@@ -56,6 +56,8 @@ class Written:
     """For the prediction log: a mapping of column name to list, or whatever the model was given."""
     outputs: Any = None
     """For the prediction log."""
+    whole: bool = False
+    """Whether `predictions` is the whole body of the answer: MLflow answers chat requests without ``predictions``."""
 
 
 class ServingError(Exception):
