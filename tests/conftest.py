@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.fixtures.gateway",
     "tests.fixtures.revisions",
     "tests.fixtures.drift",
+    "tests.fixtures.models",
 ]
