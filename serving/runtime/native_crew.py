@@ -1,0 +1,198 @@
+"""Keeps as many model processes as asked for: starts them, replaces those that die or grow, ends them when idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from serving.runtime.exchange import Event, Health, Meter
+from serving.runtime.frames import Done, Setup
+from serving.runtime.native_process import LoadError, ModelProcess
+
+_LOOK_SECONDS = 1.0
+"""How often memory and idleness are looked at."""
+
+_IDLE_SECONDS = 0.05
+"""How often a process that is to end is asked whether it has finished."""
+
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.5, 30.0
+"""Seconds before a process is replaced that is not the first to die lately."""
+
+_SETTLED_SECONDS = 60.0
+"""A process that lived so long did not die of what the one before it died of."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CrewSettings:
+    """How many processes there are, and how long each of them stays."""
+
+    workers: int
+    start_timeout: float
+    memory: int
+    idle: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CrewCalls:
+    """What a crew tells."""
+
+    done: Callable[[ModelProcess, Done], None]
+    """A process has done a job."""
+    ready: Callable[[], None]
+    """There is a new process."""
+    lost: Callable[[ModelProcess, str], None]
+    """A process is gone, and why; what is in its `jobs` will not be done."""
+    broken: Callable[[str], None]
+    """The model could not be loaded, for that reason, and there is no other process."""
+
+
+class Crew:
+    """The model processes of one pool."""
+
+    def __init__(self, setup: Setup, settings: CrewSettings, meter: Meter, calls: CrewCalls) -> None:
+        self.processes: list[ModelProcess] = []
+        """Those that take jobs."""
+        self.closed = False
+        self._setup, self._settings, self._meter = setup, settings, meter
+        self._calls = calls
+        self._loop = asyncio.get_running_loop()
+        self._born: dict[ModelProcess, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deaths = 0
+        self._trouble = ""
+        self._used = self._loop.time()
+        self._awake = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._large: ModelProcess | None = None
+        """The one that has grown too large, and stays until another one has come in its place."""
+
+    async def start(self) -> None:
+        """All processes, or `RuntimeError` with the reason why the model cannot be loaded."""
+        self._awake = True
+        self._look()
+        starts = (self._start() for _ in range(self._settings.workers))
+        outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures:
+            await self.close()
+            raise RuntimeError(str(failures[0])) from failures[0]
+
+    def use(self) -> None:
+        """There is work: start the processes where they were ended for want of it."""
+        self._used = self._loop.time()
+        if not self._awake and not self.closed:
+            self._awake = True
+            self._look()
+            for _ in range(self._settings.workers):
+                self._replace(0.0)
+
+    def health(self) -> Health:
+        there, wanted = len(self.processes), self._settings.workers
+        if self.closed:
+            return Health(ready=False, trouble="the model's processes were ended")
+        if not self._awake or there >= wanted:
+            return Health(ready=True)
+        trouble = f"{there} of {wanted} model processes are there"
+        return Health(ready=there > 0, trouble=f"{trouble}: {self._trouble}" if self._trouble else trouble)
+
+    async def close(self) -> None:
+        self.closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(process.end() for process in list(self._born)))
+
+    async def _start(self) -> ModelProcess:
+        process = ModelProcess(self._calls.done, self._ended)
+        self._born[process] = self._loop.time()
+        await process.start(self._setup, self._settings.start_timeout)
+        self._born[process] = self._loop.time()
+        self.processes.append(process)
+        if self._large is not None:
+            self._keep(self._retire(self._large))
+            self._large = None
+        self._calls.ready()
+        return process
+
+    def _replace(self, delay: float) -> None:
+        self._keep(self._start_after(delay))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start_after(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        try:
+            await self._start()
+        except LoadError as error:
+            self._trouble = str(error)
+            _logger.error("no model process: %s", error)  # noqa: TRY400 - its own process has logged the trace
+            if not self.processes:
+                self._calls.broken(str(error))
+            self._replace(self._back_off())
+            return
+        self._trouble = ""
+
+    def _ended(self, process: ModelProcess, why: str) -> None:
+        born = self._born.pop(process)
+        self._calls.lost(process, why)
+        if process not in self.processes:
+            return
+        self.processes.remove(process)
+        if self.closed:
+            return
+        self._trouble = f"one {why}"
+        _logger.error("a model process %s: it is replaced", why)
+        if self._loop.time() - born > _SETTLED_SECONDS:
+            self._deaths = 0
+        self._meter.event(Event.WORKER_REPLACED)
+        if process is self._large:
+            self._large = None  # and the next one is on its way
+        else:
+            self._replace(self._back_off())
+
+    def _back_off(self) -> float:
+        """0 at the first death, then longer each time."""
+        self._deaths += 1
+        return 0.0 if self._deaths == 1 else min(_FIRST_BACK_OFF * 2.0 ** (self._deaths - 2), _LONGEST_BACK_OFF)
+
+    def _look(self) -> None:
+        settings = self._settings
+        if settings.idle is not None and self._loop.time() - self._used > settings.idle and self._rests():
+            self._sleep()
+            return
+        if settings.memory and self._large is None:
+            self._replace_large()
+        self._watch = self._loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _rests(self) -> bool:
+        return not self._tasks and not any(process.jobs for process in self.processes)
+
+    def _sleep(self) -> None:
+        self._awake = False
+        for process in self.processes:
+            self._keep(process.end())
+        self.processes.clear()
+
+    def _replace_large(self) -> None:
+        """One at a time; one that was over the limit from the start would only be followed by others like it."""
+        limit = self._settings.memory
+        self._large = next((p for p in self.processes if p.size <= limit < p.resident()), None)
+        if self._large is not None:
+            _logger.warning("a model process grew over %d bytes: it is replaced", limit)
+            self._meter.event(Event.WORKER_REPLACED)
+            self._replace(0.0)
+
+    async def _retire(self, process: ModelProcess) -> None:
+        self.processes.remove(process)
+        while process.jobs:  # noqa: ASYNC110 - rare, and not worth an event for every job
+            await asyncio.sleep(_IDLE_SECONDS)
+        await process.end()
