@@ -17,12 +17,20 @@ import numpy as np
 
 from serving.runtime.exchange import Predictions, Raw, Rows
 
-_KEPT = 0.98
-"""Weight that what was learned keeps at each observation: the last fifty count."""
+_KEPT = 0.95
+"""Weight that what was learned keeps at each observation: the last twenty count most."""
 
 _OUTLIER = 4.0
 """A time so many times longer than expected is taken for so much: a pause of the machine teaches little, while a model
 that has become slower is still followed within a few batches."""
+
+_DOUBT = 0.02
+"""How different batches have to be in size, as the square of what they differ by on the average, before the slope that
+is seen counts as much as the one that is feared."""
+
+_PATIENCE = 2.0
+"""A model that is slower than the budget with a single row may take so many times longer with more: predicted one by
+one, those that wait would wait for much longer."""
 
 _REACH = 4
 """How many times more rows than were ever seen together the line is trusted for."""
@@ -53,23 +61,24 @@ class ServiceTime:
         return fixed + each * rows
 
     def rows_within(self, seconds: float) -> int:
-        """The most rows that take no longer than `seconds`; at least 1."""
+        """The most rows that take no longer than `seconds`, or than twice what a single row takes; at least 1."""
         fixed, each = self._line()
+        seconds = max(seconds, _PATIENCE * (fixed + each))
         reach = _REACH * self._largest
         if each * reach <= seconds - fixed:
             return reach
         return max(1, int((seconds - fixed) / each))
 
     def _line(self) -> tuple[float, float]:
-        """`a` and `b`. Where all batches were of one size, nobody can tell them apart: then all of it is `b`, which
-        errs on the side of small batches."""
+        """`a` and `b`. The more alike the sizes of batches were, the less can be told from them, and the more is taken
+        for `b`: that errs on the side of small batches, and moves on as long as they are within the budget."""
         if self._weight == 0:
             return 0.0, 0.0
         n, t = self._n / self._weight, self._t / self._weight
-        spread = self._nn / self._weight - n * n
-        if spread < 1e-3 * n * n:
-            return 0.0, t / n
-        each = min(max((self._nt / self._weight - n * t) / spread, 0.0), t / n)
+        doubt = _DOUBT * n * n
+        spread = max(self._nn / self._weight - n * n, 0.0)
+        each = (self._nt / self._weight - n * t + doubt * t / n) / (spread + doubt)
+        each = min(max(each, 0.0), t / n)
         return t - each * n, each
 
 
