@@ -1,29 +1,38 @@
-"""The life of one model server: it loads, is ready, stops; and one prediction at a time in a thread.
+"""The life of one model server: it starts its engine, is ready, stops; and every prediction, whatever protocol asks.
 
-The event loop never predicts, so that health is answered while a prediction takes its time.
+Protocols parse with `Service.parser` and write answers; between the two stands `Service.predict`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING, Any
 
-from serving.prediction_log import PredictionLog, Served
-from serving.runtime.scoring import Answer, Scorer
+from serving.runtime.exchange import Engine, NotReadyError, Predictions, Raw, Rows, Written
+from serving.runtime.figures import Figures
+from serving.runtime.parsing import Parser
+from serving.runtime.plan import Plan
 from serving.runtime.settings import Settings
+from serving.runtime.warming import warm_up
+
+if TYPE_CHECKING:
+    from serving.prediction_log import PredictionLog, Served
 
 
 class State(str, Enum):  # noqa: UP042
     """How far the server is. (A model's own Python may be 3.10, which has no StrEnum.)"""
 
     STARTING = "starting"
-    """Loads the model and makes the warm-up prediction."""
+    """Has no model that answers: it is being loaded, or loaded again."""
     READY = "ready"
     """Answers predictions."""
+    DEGRADED = "degraded"
+    """Answers predictions, and something is wrong."""
     STOPPING = "stopping"
     """Was asked to end and finishes what is in flight."""
 
@@ -33,53 +42,106 @@ class Caller:
     """What a request says of itself."""
 
     request_id: str
-    mode: str
-    entity: str | None
+    mode: str = "live"
+    """``live``, ``shadow`` or ``replay``."""
+    entity: str | None = None
+    deadline: float = math.inf
+    """By the event loop's clock, in seconds."""
+    trace: str | None = None
+    """Its W3C ``traceparent``."""
 
 
 class Service:
-    """The model of this server, its prediction log, and how far it is."""
+    """The model of this server, what is counted and logged of it, and how far it is."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, plan: Plan, figures: Figures, engine: Engine) -> None:
+        self.settings, self.plan, self.figures = settings, plan, figures
+        self.parser = Parser(plan)
+        self.log: PredictionLog | None = None
         self.stopping = False
-        self.scorer: Scorer | None = None
-        self.log = _log(settings)
-        self._predictions = ThreadPoolExecutor(1, "predict")
+        self._engine, self._started = engine, False
+        self._sampled = random.Random()  # noqa: S311 - a share of requests, no secret
 
     @property
     def state(self) -> State:
         if self.stopping:
             return State.STOPPING
-        return State.READY if self.scorer else State.STARTING
+        health = self._engine.health()
+        if not self._started or not health.ready:
+            return State.STARTING
+        return State.DEGRADED if health.trouble else State.READY
 
-    def load(self) -> Future[None]:
-        """Begin to load the model; the future tells when it is ready, or why it cannot be."""
-        return self._predictions.submit(self._load)
+    @property
+    def loaded(self) -> bool:
+        """Whether predictions are answered, also while stopping."""
+        return self._started
 
-    async def predict(self, score: Callable[[Scorer], Answer], caller: Caller) -> Answer:
-        """Carry `score` out when its turn comes, and log what it predicted. Only once ready."""
-        assert self.scorer is not None
+    async def start(self) -> None:
+        """Load the model and make a first prediction; `RuntimeError` with the reason where it cannot be done."""
+        if self.settings.log:
+            self.log = _log(self.settings)
+        await self._engine.start()
+        await warm_up(self._engine, self.parser, self.plan, self.settings.model)
+        self._started = True
+
+    async def predict(self, ask: Rows | Raw, caller: Caller) -> Predictions | Written:
+        """Predictions for `ask`; raises a `ServingError`. What is returned is also in the prediction log."""
+        if not self._started:
+            raise NotReadyError("the model is being loaded")
         began = time.time()
-        answer = await asyncio.get_running_loop().run_in_executor(self._predictions, score, self.scorer)
-        if self.log is not None and answer.inputs is not None and answer.status == 200:
-            took = (time.time() - began) * 1000
-            self.log.put(
-                Served(caller.request_id, began, caller.mode, caller.entity, took, answer.inputs, answer.outputs)
-            )
+        answer = await self._engine.predict(ask, caller.deadline)
+        if self.log is not None and self._chosen():
+            self.log.put(_served(ask, answer, caller, began))
         return answer
 
-    def close(self) -> None:
+    def told(self) -> dict[str, Any]:
+        """What the server says of itself."""
+        origin, health = self.settings.origin, self._engine.health()
+        warnings = [] if self.plan.signature else ["the model has no signature: inputs are typed as they come"]
+        return {
+            "status": self.state.value,
+            "model": origin.model,
+            "version": origin.version,
+            "revision": origin.revision,
+            "signature": self.plan.signature,
+            "path": "compiled" if self.compiled else "native",
+            "why": self.plan.why,
+            "warnings": [*warnings, health.trouble] if health.trouble else warnings,
+        }
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled model answers."""
+        return bool(getattr(self._engine, "compiled", False))
+
+    def look(self) -> None:
+        """Take note of what nobody reports; to be called every second or so."""
+        self.figures.look(self.log)
+        self.figures.compiled(self.compiled)
+
+    async def close(self) -> None:
+        """End the engine, and write what the log still has. Nothing is in flight any more."""
+        await self._engine.close()
         if self.log is not None:
-            self.log.close()
+            await asyncio.get_running_loop().run_in_executor(None, self.log.close)
 
-    def _load(self) -> None:
-        scorer = Scorer(self.settings.model)
-        scorer.warm_up()
-        self.scorer = scorer
+    def _chosen(self) -> bool:
+        share = self.settings.log_sample
+        return share >= 1 or self._sampled.random() < share
 
 
-def _log(settings: Settings) -> PredictionLog | None:
-    if not settings.log:
-        return None
+def _log(settings: Settings) -> PredictionLog:
+    from serving.prediction_log import PredictionLog  # with pyarrow, which takes longer than all the rest
+
     return PredictionLog(settings.log, settings.origin, privacy=settings.privacy, seconds=settings.log_seconds)
+
+
+def _served(ask: Rows | Raw, answer: Predictions | Written, caller: Caller, began: float) -> Served:
+    took = (time.time() - began) * 1000
+    if isinstance(answer, Written):
+        inputs = dict(ask.columns) if isinstance(ask, Rows) else answer.inputs
+        return Served(caller.request_id, began, caller.mode, caller.entity, took, inputs, answer.outputs)
+    columns = answer.columns
+    outputs = columns[""] if len(columns) == 1 and "" in columns else dict(columns)
+    inputs = dict(ask.columns) if isinstance(ask, Rows) else None
+    return Served(caller.request_id, began, caller.mode, caller.entity, took, inputs, outputs)

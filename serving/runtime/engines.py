@@ -1,0 +1,40 @@
+"""Which engine serves a plan: the compiled model with the model itself behind it, or the model alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from serving.runtime.exchange import Engine, Meter
+from serving.runtime.native_pool import NativePool, NativeSettings
+from serving.runtime.plan import Plan
+from serving.runtime.settings import Batching, Settings
+
+_IDLE_SECONDS = 300.0
+"""After how long without a request the processes behind a compiled model are ended."""
+
+
+def engine_for(settings: Settings, plan: Plan, meter: Meter) -> Engine:
+    """The engine, its compiled model loaded, and no thread or process started."""
+    native = _native(settings)
+    if settings.batching is Batching.ON:
+        plan = replace(plan, batching=True)
+    if plan.compiled is None or settings.native:
+        return NativePool(settings.model, plan, native, meter)
+    from serving.runtime.compiled_engine import CompiledEngine
+
+    behind = NativePool(settings.model, plan, replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS), meter)
+    return CompiledEngine(settings.plan, plan, behind, settings, meter)
+
+
+def _native(settings: Settings) -> NativeSettings:
+    return NativeSettings(
+        workers=settings.workers,
+        threads=settings.threads,
+        cores=settings.cores,
+        queue=settings.queue,
+        batching=settings.batching is not Batching.OFF,
+        budget=settings.budget,
+        predict_timeout=settings.predict_timeout,
+        memory=settings.worker_memory,
+        log=bool(settings.log),
+    )
