@@ -57,6 +57,12 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     """The first dimension is the rows; -1 is any size."""
+    nulls: bool = True
+    """Whether the model takes missing values here. (In integers and booleans nobody does.)"""
+    infinite: bool = True
+    """Whether the model takes infinities here."""
+    largest: float | None = None
+    """The largest absolute value that the model takes, where it was seen to have a limit."""
 
 
 @dataclass(frozen=True, slots=True)
