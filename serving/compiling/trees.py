@@ -68,12 +68,10 @@ class Part:
     constants: tuple[TensorProto, ...] = ()
 
 
-def constant(value: float, targets: int = 1, target: int = 0) -> Tree:
-    """A tree that is one leaf: what the sum starts from."""
-    values = np.zeros((1, targets))
-    values[0, target] = value
+def constant(value: float, target: int = 0) -> Tree:
+    """A tree that is one leaf: what the sum of a target starts from."""
     nothing = np.full(1, LEAF)
-    return Tree(np.zeros(1, int), np.zeros(1), nothing, nothing, values)
+    return Tree(np.zeros(1, int), np.zeros(1), nothing, nothing, np.array([[value]]), None, target)
 
 
 def summed(
