@@ -1,0 +1,117 @@
+"""Frames as they come in requests, as plain Python columns: ``dataframe_split``, ``dataframe_records`` and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.runtime.exchange import BadRequestError
+from serving.runtime.parsing_values import quoted
+
+_MISSING_TEXTS = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN")
+    + ("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+)
+"""What pandas reads as a missing value in a CSV file."""
+
+_NAMES_TOLD = 10
+
+Choose = Callable[[Sequence[str]], Sequence[str]]
+"""Of the names in a request, those whose values are wanted: a request may have more names than rows are worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A frame of a request, before anybody looked at its values."""
+
+    columns: dict[str, Sequence[Any]]
+    count: int
+    text: bool = False
+    """Whether values are CSV's: text or None."""
+
+
+def of_split(told: Any) -> Table:
+    """``dataframe_split``. Without names its columns are called by their positions, as in MLflow."""
+    if not isinstance(told, dict):
+        raise BadRequestError(f"dataframe_split: expected an object with 'columns' and 'data', got {quoted(told)}")
+    if extra := told.keys() - {"columns", "data", "index"}:
+        raise BadRequestError(f"dataframe_split: expected only 'columns', 'data' and 'index', got {listed(extra)} too")
+    data = told.get("data")
+    if not isinstance(data, list):
+        raise BadRequestError(f"dataframe_split: expected 'data' to be a list of rows, got {quoted(data)}")
+    names = told.get("columns")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str | int) for name in names)):
+        raise BadRequestError("dataframe_split: expected 'columns' to be a list of names")
+    if data and not any(isinstance(row, list) for row in data) and (names is None or len(names) == 1):
+        data = [[value] for value in data]
+    width = len(names) if names is not None else _width(data)
+    columns = _columns(data, width)
+    return _table([str(name) for name in names or range(width)], columns, len(data))
+
+
+def of_records(told: Any, choose: Choose, whole: bool = False, called: str = "dataframe_records") -> Table:
+    """``dataframe_records``. What a record leaves out is missing there, or refused where records are to be `whole`."""
+    if not isinstance(told, list):
+        raise BadRequestError(f"{called}: expected a list of records, got {quoted(told)}")
+    names: dict[str, None] = {}
+    for row, record in enumerate(told):
+        if not isinstance(record, dict):
+            raise BadRequestError(f"{called}: row {row}: expected an object, got {quoted(record)}")
+        names.update(dict.fromkeys(record))
+    chosen = choose(list(names))
+    if whole:
+        _check_whole(told, chosen, called)
+    return Table({name: [record.get(name) for record in told] for name in chosen}, len(told))
+
+
+def of_csv(body: bytes) -> Table:
+    """CSV with a line of names; cells that pandas reads as missing are None."""
+    try:
+        text = body.decode().removeprefix("\ufeff")
+        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadRequestError(f"The body is not CSV in UTF-8: {error}") from error
+    if not lines:
+        raise BadRequestError("The body is empty: expected CSV whose first line names the columns.")
+    names, *rows = lines
+    columns = _columns(rows, len(names))
+    cells = [[None if cell in _MISSING_TEXTS else cell for cell in column] for column in columns]
+    named = [(name, cell) for name, cell in zip(names, cells, strict=True) if name]
+    return _table([name for name, _ in named], [cell for _, cell in named], len(rows), text=True)
+
+
+def _table(names: list[str], columns: Sequence[Sequence[Any]], count: int, text: bool = False) -> Table:
+    if len(set(names)) < len(names):
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        raise BadRequestError(f"expected every column once, got {listed(twice)} more than once")
+    return Table(dict(zip(names, columns, strict=True)), count, text)
+
+
+def _columns(rows: Sequence[Any], width: int) -> list[tuple[Any, ...]]:
+    for row, values in enumerate(rows):
+        if not isinstance(values, list):
+            raise BadRequestError(f"row {row}: expected a list of {width} values, got {quoted(values)}")
+        if len(values) != width:
+            raise BadRequestError(f"row {row}: expected {width} values, one for each column, got {len(values)}")
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _width(rows: Sequence[Any]) -> int:
+    return len(rows[0]) if rows and isinstance(rows[0], list) else 0
+
+
+def _check_whole(records: list[dict[str, Any]], names: Sequence[str], called: str) -> None:
+    for row, record in enumerate(records):
+        if missing := [name for name in names if name not in record]:
+            raise BadRequestError(f"{called}: row {row}: expected a value for {listed(missing)}, as in other rows")
+
+
+def listed(names: Any) -> str:
+    """Some of the names, in order."""
+    told = sorted(names)
+    more = f" and {len(told) - _NAMES_TOLD} more" if len(told) > _NAMES_TOLD else ""
+    return ", ".join(map(quoted, told[:_NAMES_TOLD])) + more
