@@ -140,7 +140,8 @@ def _building(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     if seen.image.state is not BuildState.READY or seen.image.image is None:
         return replace(rollout, reason=seen.image.detail)
     candidate = Revision(rollout.version, seen.image.image, rollout.policy.settings)
-    return replace(_enter(rollout, Phase.STARTING, now), candidate=candidate, lock=seen.image.lock)
+    starting = replace(_enter(rollout, Phase.STARTING, now), reason=str(seen.image.proof or ""))
+    return replace(starting, candidate=candidate, lock=seen.image.lock, proof=seen.image.proof)
 
 
 def _starting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:

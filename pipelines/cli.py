@@ -6,9 +6,11 @@ a fraction of a second.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -48,6 +50,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end; without, return at once.")]
 Url = Annotated[str | None, typer.Option("--url", envvar="PROMOTE_URL", help="Address of the controller.")]
 Token = Annotated[str | None, typer.Option("--token", envvar="PROMOTE_TOKEN", help="Bearer token of the controller.")]
+
+
+class Environment(StrEnum):
+    """Where a model that is served on its own gets its packages."""
+
+    UV = "uv"
+    """An environment of its own, made by uv."""
+    LOCAL = "local"
+    """The one in which the command runs."""
 
 
 @app.callback()
@@ -218,6 +229,40 @@ def down(*, as_json: AsJson = False) -> None:
     ran = cli_local.down(_settings())
     told = "everything is stopped" if ran else "no controller was running; whatever was left is stopped"
     _show({"stopped": True, "controller_ran": ran}, lambda _: Text(told), as_json=as_json)
+
+
+@app.command("serve")
+def serve_model(
+    uri: Annotated[
+        str, typer.Argument(help="A folder, or what MLflow takes: models:/churn/7, models:/churn@champion.")
+    ],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 for any free one.")] = 5001,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="Processes that answer.")] = 1,
+    native: Annotated[bool, typer.Option("--native", help="Never the compiled model, only the model itself.")] = False,
+    grpc_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Also serve gRPC there.")] = None,
+    env_manager: Annotated[Environment, typer.Option(help="An own environment by uv, or the one of this command.")] = (
+        Environment.UV
+    ),
+    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where MLflow is.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve one model here, without registry, controller or gateway, until Ctrl-C."""
+    from pipelines.cli_serve import Listening, serve
+    from pipelines.serve import Wanted
+
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # may name a database, which is fine here and nowhere else
+    settings = _settings()
+    wanted = Wanted(
+        uri=uri,
+        home=settings.home,
+        tracking_uri=tracking_uri or settings.mlflow_uri,
+        native=native,
+        own=env_manager is Environment.LOCAL,
+        compile_seconds=settings.compile_seconds,
+    )
+    raise typer.Exit(serve(wanted, Listening(host, port, grpc_port, workers), quiet=as_json))
 
 
 @policy.command("check")

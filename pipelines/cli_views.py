@@ -114,6 +114,8 @@ def rollout_view(rollout: Json) -> Group:
         rows.append(_evidence(rollout["evidence"]))
     if rollout["reason"]:
         rows.append(Text(rollout["reason"], style="dim"))
+    if rollout["serving"] and rollout["serving"] != rollout["reason"]:
+        rows.append(Text(rollout["serving"], style="dim"))
     return Group(*rows)
 
 
@@ -132,7 +134,7 @@ def _count(arm: Json) -> str:
 def status_view(status: Json) -> Group:
     """Every model in a table, what is under way below it, then what is wrong."""
     models = Table(box=None, header_style="bold")
-    for title in ("model", "channel", "live", "since", "traffic", "rollout"):
+    for title in ("model", "channel", "live", "since", "traffic", "rollout", "served"):
         models.add_column(title, overflow="fold")
     for model in status["models"]:
         models.add_row(*map(_cell, _model_row(model)))
@@ -157,6 +159,7 @@ def _model_row(model: Json) -> Iterable[str]:
     weights = model["weights"]
     yield "unknown" if weights is None else ", ".join(f"{share} % {name}" for name, share in weights.items()) or "none"
     yield "; ".join(f"{r['version']} {r['phase']}" for r in model["rollouts"]) or "-"
+    yield model["serving"] or "-"
 
 
 def _problems(status: Json) -> list[str]:

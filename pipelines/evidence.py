@@ -28,6 +28,7 @@ def record(rollout: Rollout) -> bytes:
         "stable": asdict(rollout.stable) if rollout.stable else None,
         "candidate": asdict(rollout.candidate) if rollout.candidate else None,
         "lock": rollout.lock,
+        "serving": asdict(rollout.proof) if rollout.proof else None,
         "policy": asdict(rollout.policy),
         "gates": [asdict(gate) for gate in rollout.gates],
         "analysis": asdict(said) if said else None,

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pipelines.reconcile import Action, RemoveRoute, Start, Stop, put_in_force, route_to, runs, steers
 from pipelines.rollout import Goal, Rollout, Seen
 from registry_hooks.model_version import Channel
+from serving.image import Proof
 from serving.revision import Revision, RevisionState
 
 
@@ -34,6 +35,8 @@ class Live:
     stable: Revision | None
     since: datetime
     warm: tuple[Warm, ...] = ()
+    proof: Proof | None = None
+    """How `stable` is served, and what that rests on."""
     serial: int = 0
 
     def served(self, version: int, now: datetime) -> bool:
@@ -54,12 +57,13 @@ def promoted(live: Live | None, rollout: Rollout, now: datetime) -> Live | None:
     keep = timedelta(seconds=rollout.policy.keep_warm_seconds)
     warm = (*before.warm, Warm(before.stable, now + keep)) if before.stable else before.warm
     others = tuple(kept for kept in warm if kept.revision != rollout.candidate)
-    return replace(before, channel=rollout.intent.channel, stable=rollout.candidate, since=now, warm=others)
+    now_stable = replace(before, stable=rollout.candidate, since=now, warm=others, proof=rollout.proof)
+    return replace(now_stable, channel=rollout.intent.channel)
 
 
 def retired(live: Live, now: datetime) -> Live:
     """Nothing is live any more."""
-    return replace(live, stable=None, since=now, warm=())
+    return replace(live, stable=None, since=now, warm=(), proof=None)
 
 
 def cooled(live: Live, now: datetime) -> Live:

@@ -271,6 +271,8 @@ def tags(rollout: Rollout) -> dict[str, str]:
         "weight": str(rollout.weight),
         "previous": str(rollout.stable.version.version) if rollout.stable else "",
         "image": rollout.candidate.image if rollout.candidate else "",
+        "serving": str(rollout.proof or ""),
+        "warning": rollout.proof.warning if rollout.proof else "",
     }
     return {PREFIX + name: value[:500] for name, value in shown.items()}
 

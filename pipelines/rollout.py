@@ -15,7 +15,7 @@ from enum import StrEnum
 from monitoring.analysis import AnalysisPolicy, Evidence
 from monitoring.blocks import Block
 from registry_hooks.model_version import Channel, ModelVersion
-from serving.image import ImageStatus
+from serving.image import ImageStatus, Proof
 from serving.revision import Revision, RevisionSettings, RevisionStatus
 from serving.router import Route
 
@@ -172,6 +172,8 @@ class Rollout:
     evidence: Evidence | None = None
     lock: str | None = None
     """Digest of the candidate's dependency lock."""
+    proof: Proof | None = None
+    """How the candidate is served, and what that rests on."""
     annotated: str = ""
     """Digest of the tags that the registry is known to show."""
     settled: bool = False

@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     """Key of the hashes that policies ask for by `log_hash`: without one, what can be guessed can be found again."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(default=(), repr=False)
     """Where alerts go besides the log: http(s) addresses get JSON, everything else is an Apprise URL."""
+    compile_seconds: Seconds = 120.0
+    """How long compiling a model and proving the result right may take; after that the model is served as it is."""
     threads: Annotated[int, Field(ge=1, le=64)] = 8
     """How many rollouts are looked after at the same time."""
 

@@ -71,6 +71,8 @@ class RolloutStatus:
     actor: str | None
     gates: tuple[GateResult, ...]
     evidence: EvidenceStatus | None
+    serving: str | None = None
+    """How the candidate is served: compiled, with what proves it, or as it is, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class ModelStatus:
     rollouts: tuple[RolloutStatus, ...] = ()
     warm: tuple[WarmStatus, ...] = ()
     problems: tuple[str, ...] = ()
+    serving: str | None = None
+    """How the live version is served: compiled, with what proves it, or as it is, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,7 @@ def rollout_status(rollout: Rollout) -> RolloutStatus:
         actor=intent.actor,
         gates=rollout.gates,
         evidence=_evidence(rollout),
+        serving=str(rollout.proof) if rollout.proof else None,
     )
 
 
@@ -191,7 +196,8 @@ def model_status(
         weights=None if routes is None else dict(route.weights.shares) if route else {},
         rollouts=tuple(rollout_status(rollout) for rollout in rollouts),
         warm=tuple(_warm(kept) for kept in live.warm) if live else (),
-        problems=tuple(problems),
+        problems=(*problems, *_warnings(live)),
+        serving=str(live.proof) if live and live.proof else None,
     )
 
 
@@ -225,6 +231,11 @@ def _evidence(rollout: Rollout) -> EvidenceStatus | None:
         return None
     arms = [ArmStatus(arm.requests, arm.errors) for arm in (said.stable, said.candidate)]
     return EvidenceStatus(said.verdict.value, said.reason, said.progress, said.margin95, *arms)
+
+
+def _warnings(live: Live | None) -> tuple[str, ...]:
+    said = live.proof.warning if live and live.proof else ""
+    return (said,) if said else ()
 
 
 def _made_live(rollout: Rollout, live: Live) -> bool:

@@ -222,7 +222,8 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
         schedule = DriftSchedule(installation.drift.run, installation.drift.due, installation.store.last_drift)
         schedule.start()
         left.callback(schedule.stop, wait=False)
-        builder = LocalImageBuilder(installation.home, installation.registry)
+        seconds = installation.settings.compile_seconds
+        builder = LocalImageBuilder(installation.home, installation.registry, compile_seconds=seconds)
         left.callback(builder.close)
         client = left.enter_context(httpx.Client())
         controller = _controller(installation, name, _ports(installation, builder, client), schedule)

@@ -92,7 +92,7 @@ class MlflowRegistry:
         with translated(f"downloading {version} from {source}", of_version=False):
             destination.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=destination) as folder:
-                _move_in(_fetch(source, folder, self._uri), whole)
+                _move_in(fetch(source, folder, self._uri), whole)
         return whole
 
     def _get(self, version: ModelVersion) -> MlflowVersion:
@@ -123,7 +123,7 @@ class MlflowRegistry:
                 self._client.log_artifact(details.run_id, str(local), str(path.parent) if path.parent.name else None)
 
 
-def _fetch(source: str, folder: str, uri: str) -> Path:
+def fetch(source: str, folder: str, uri: str) -> Path:
     """Download into `folder`; the folder below it that holds ``MLmodel``."""
     got = Path(mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=uri, registry_uri=uri))
     if not (got / "MLmodel").is_file():

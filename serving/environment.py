@@ -1,6 +1,8 @@
 """Virtual environments for models: what a model says it needs, resolved to an exact lock, installed by uv.
 
-An environment is named by the digest of its lock and shared by every version with the same lock. The full
+An environment is named by the digest of its lock and shared by every version with the same lock. A model that may
+be compiled gets a second one with the same packages and the converters, so that none of those is there when it serves;
+uv links the files, so it costs half a second and the converters' own size. The full
 ``mlflow`` of a model's requirements is resolved but not installed: the model server scores with
 ``mlflow-skinny``, pandas and NumPy at the versions found, which saves most of the installation and of the
 memory. Everything appears by a rename, so that half an environment is never taken for a whole one.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 import re
 import shutil
@@ -17,38 +20,22 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import uv
-import yaml
 
 from serving.image import ImageError
-from serving.runtime.requirements import REQUIREMENTS
+from serving.needs import Needs, named, read_needs, slim
+from serving.runtime.requirements import COMPILED, CONVERTERS, REQUIREMENTS
 
 _NETWORK = ("error sending request", "Failed to fetch", "dns error", "timed out", "Request failed")
 """What uv says where the network is at fault, not the requirements."""
 
-_MLFLOW = re.compile(r"mlflow\s*((?:[=<>!~][^;\[@#]*)?)(?:#.*)?")
-"""The whole of MLflow, with nothing but a version specifier."""
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What one model asks for."""
-
-    python: str
-    """Major and minor version, such as ``3.11``."""
-    requirements: tuple[str, ...]
-    """Lines of ``requirements.txt``."""
-    constraints: str = ""
-    """Content of the ``constraints.txt`` that the lines may name."""
-
-    @property
-    def key(self) -> str:
-        """Names the question that is put to the resolver."""
-        return hashlib.sha256(repr((self, REQUIREMENTS, platform.machine())).encode()).hexdigest()
+_OWN = ("PYTHON", "VIRTUAL_ENV", "MLFLOW_", "PROMOTE_")
+"""Beginnings of environment variables that are the controller's and not a model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +53,55 @@ class Lock:
     def packages(self) -> int:
         return sum("==" in line for line in self.text.splitlines())
 
-
-def read_needs(folder: Path) -> Needs:
-    """What the model in `folder` asks for; `ImageError` where it is not an MLflow model."""
-    try:
-        model = yaml.safe_load((folder / "MLmodel").read_text())
-        python = _python(folder, model["flavors"]["python_function"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        message = f"not a model that MLflow can serve (no python_function flavor): {error}"
-        raise ImageError(message, retryable=False) from error
-    lines = _lines(folder / "requirements.txt")
-    if not any(re.match(r"mlflow(-skinny)?\b(?!-)", line) for line in lines):
-        lines.append(f"mlflow=={model['mlflow_version']}" if "mlflow_version" in model else "mlflow")
-    constraints = folder / "constraints.txt"
-    return Needs(python, tuple(lines), constraints.read_text() if constraints.exists() else "")
+    def holds(self, package: str) -> bool:
+        return re.search(rf"^{re.escape(package)}\b(?!-)", self.text, re.MULTILINE) is not None
 
 
-def slim(requirements: Sequence[str]) -> tuple[str, ...]:
-    """The same requirements with ``mlflow-skinny`` for ``mlflow``, where that stands alone with its version."""
-    found = [_MLFLOW.fullmatch(line) for line in requirements]
-    kept = [f"mlflow-skinny{hit[1].strip()}" if hit else line for hit, line in zip(found, requirements, strict=True)]
-    return tuple(kept + (["numpy", "pandas"] if any(found) else []))
+@dataclass(frozen=True, slots=True)
+class Interpreters:
+    """Which Pythons one model gets."""
+
+    lock: Lock
+    """What the one that serves has installed."""
+    serving: Path
+    compiling: Path | None
+    """The one that has the converters too."""
+    why: str = ""
+    """Why there is none that compiles."""
+    own: bool = False
+    """Whether it is the environment in which this very process runs."""
+
+
+class Provider(Protocol):
+    """Gives a model its interpreters."""
+
+    def provide(self, model: Path, tell: Callable[[str], None], *, native: bool) -> Interpreters:
+        """Have everything that the model in the folder `model` needs; `tell` hears how far it is. `ImageError`.
+
+        Where it is to be served as it is, `native`, nothing is had for compiling.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what is under way."""
+        ...
+
+
+def variables(server: Path, *, own: bool = False) -> dict[str, str]:
+    """Environment variables of a process that serves or compiles a model with the code below `server`.
+
+    Ours are none of its business, unless the model runs in our `own` environment. Rows come a few at a time, so that
+    more threads to compute one would only fight with other processes.
+    """
+    inherited = {name: value for name, value in os.environ.items() if own or not name.startswith(_OWN)}
+    search = os.pathsep.join(filter(None, [str(server), os.environ.get("PYTHONPATH") if own else None]))
+    apart = {} if own else {"PYTHONNOUSERSITE": "1"}
+    told = {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {"OMP_NUM_THREADS": "1"} | inherited | apart | told
 
 
 class Environments:
-    """Locks and virtual environments below one folder."""
+    """`Provider` of locks and virtual environments below one folder."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -98,12 +109,43 @@ class Environments:
         self._turns: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 
+    def provide(self, model: Path, tell: Callable[[str], None], *, native: bool) -> Interpreters:
+        needs = read_needs(model)
+        tell("resolving the requirements")
+        lock = self.resolve(needs, model)
+        tell(f"installing {lock.packages} packages")
+        serving = self.install(lock, model) / "bin" / "python"
+        if native:
+            return Interpreters(lock, serving, None, "it was asked for")
+        if not needs.compilable:
+            return Interpreters(lock, serving, None, f"nothing compiles {needs.kind}")
+        if not lock.holds("onnxruntime"):
+            return Interpreters(lock, serving, None, "onnxruntime does not go with the model's requirements")
+        tell("installing what compiling takes")
+        try:
+            compiling = self.install(self.resolve_compiling(needs, lock, model), model) / "bin" / "python"
+        except ImageError as error:
+            if error.retryable:
+                raise
+            return Interpreters(lock, serving, None, "what compiling takes does not go with the model's requirements")
+        return Interpreters(lock, serving, compiling)
+
     def resolve(self, needs: Needs, folder: Path) -> Lock:
         """The lock for `needs`, the same one every time. `folder` is where relative paths in them begin."""
         kept = self._home / "locks" / f"{needs.key}.txt"
         with self._turn(needs.key):
             if not kept.exists():
                 _write(kept, self._resolved(needs, folder))
+        return Lock(needs.python, kept.read_text())
+
+    def resolve_compiling(self, needs: Needs, lock: Lock, folder: Path) -> Lock:
+        """The packages of `lock` at the same versions, with the converters of the flavour."""
+        wanted = (*slim(needs.requirements), *REQUIREMENTS, *COMPILED, *CONVERTERS[needs.flavor])
+        key = named(needs.key, lock.digest, wanted)
+        kept = self._home / "locks" / f"{key}.txt"
+        with self._turn(key):
+            if not kept.exists():
+                _write(kept, self._within(lock.text, wanted, needs, folder))
         return Lock(needs.python, kept.read_text())
 
     def install(self, lock: Lock, folder: Path) -> Path:
@@ -122,16 +164,31 @@ class Environments:
         self._uv.stop()
 
     def _resolved(self, needs: Needs, folder: Path) -> str:
-        options = [line for line in needs.requirements if line.startswith("--")]
-        python = self._interpreter(needs.python)
-        full = self._uv.compile((*needs.requirements, *REQUIREMENTS), python, folder)
+        """With what the compiled path needs, or without where that does not go with the model's requirements."""
+        if needs.compilable:
+            try:
+                return self._slimmed(needs, (*REQUIREMENTS, *COMPILED), folder)
+            except ImageError as error:
+                if error.retryable:
+                    raise
+        return self._slimmed(needs, REQUIREMENTS, folder)
+
+    def _slimmed(self, needs: Needs, server: Sequence[str], folder: Path) -> str:
+        full = self._uv.compile((*needs.requirements, *server), self._interpreter(needs.python), folder)
         wanted = slim(needs.requirements)
         if wanted != needs.requirements:
-            constraint = self._home / "locks" / f".{needs.key}.full"
-            _write(constraint, full)
-            full = self._uv.compile((*wanted, *REQUIREMENTS, f"-c {constraint}"), python, folder)
+            return self._within(full, (*wanted, *server), needs, folder)
+        return _with_options(needs, full)
+
+    def _within(self, versions: str, wanted: Sequence[str], needs: Needs, folder: Path) -> str:
+        """`wanted`, at the versions that are known already."""
+        constraint = self._home / "locks" / f".{uuid.uuid4().hex[:8]}.versions"
+        _write(constraint, versions)
+        try:
+            python = self._interpreter(needs.python)
+            return _with_options(needs, self._uv.compile((*wanted, f"-c {constraint}"), python, folder))
+        finally:
             constraint.unlink()
-        return "\n".join([*options, full])
 
     def _make(self, lock: Lock, place: Path, folder: Path) -> None:
         fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
@@ -195,16 +252,8 @@ class _Uv:
             process.terminate()
 
 
-def _lines(path: Path) -> list[str]:
-    text = path.read_text() if path.exists() else ""
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-
-
-def _python(folder: Path, flavor: Mapping[str, object]) -> str:
-    path = folder / "python_env.yaml"
-    environment = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
-    python = environment.get("python") or flavor.get("python_version") or platform.python_version()
-    return ".".join(str(python).split(".")[:2])
+def _with_options(needs: Needs, lock: str) -> str:
+    return "\n".join([*(line for line in needs.requirements if line.startswith("--")), lock])
 
 
 def _write(path: Path, text: str) -> None:

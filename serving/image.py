@@ -57,6 +57,34 @@ class BuildState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """How the model of an image is served, and what that rests on."""
+
+    compiled: bool
+    """Whether a compiled model answers; else the model itself does."""
+    why: str
+    """One line: what the compiled model rests on, or why there is none."""
+    rows: int = 0
+    """On how many rows the compiled model was compared with the model itself."""
+    tolerance: float = 0.0
+    """How far a score may be off; labels are equal."""
+    proof: str = ""
+    """SHA-256 of the record of that comparison."""
+    model: str = ""
+    """SHA-256 of the compiled model."""
+    signature: bool = True
+    """Whether the model says what its requests look like."""
+
+    def __str__(self) -> str:
+        return f"compiled, parity on {self.rows:,} rows" if self.compiled else f"native: {self.why}"
+
+    @property
+    def warning(self) -> str:
+        """What whoever made the model should know; empty where all is well."""
+        return "" if self.signature else "the model has no signature, so its requests are not checked"
+
+
+@dataclass(frozen=True, slots=True)
 class ImageStatus:
     """How far one image is."""
 
@@ -66,6 +94,8 @@ class ImageStatus:
     detail: str = ""
     lock: str | None = None
     """Digest of the dependency lock, once known."""
+    proof: Proof | None = None
+    """How the model is served, once known."""
 
 
 class ImageBuilder(Protocol):
@@ -85,15 +115,22 @@ def digest_of(folder: Path) -> str:
     return _digest(folder, (path for path in folder.rglob("*") if path.is_file()))
 
 
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of the file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def server_digest() -> str:
     """Digest of the model server's own files, as `ImageRequest` wants it."""
     return _digest(_SOURCE.parent, server_files())
 
 
 def server_files() -> tuple[Path, ...]:
-    """The files that the model server consists of: all of ours that is in an image."""
-    runtime = (path for path in (_SOURCE / "runtime").rglob("*.py"))
-    return (_SOURCE / "__init__.py", _SOURCE / "prediction_log.py", *sorted(runtime))
+    """The files that the model server consists of: all of ours that is in an image. They compile models, too."""
+    packages = (path for part in ("compiling", "runtime") for path in (_SOURCE / part).rglob("*") if path.is_file())
+    sources = (path for path in packages if "__pycache__" not in path.parts)
+    return (_SOURCE / "__init__.py", *sorted(_SOURCE.glob("prediction_log*.py")), *sorted(sources))
 
 
 def copy_server(destination: Path) -> None:
@@ -108,7 +145,5 @@ def _digest(root: Path, files: Iterable[Path]) -> str:
     total = hashlib.sha256()
     for path in sorted(files):
         if "__pycache__" not in path.parts:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+            total.update(f"{path.relative_to(root).as_posix()}\0{digest_of_file(path)}\n".encode())
     return total.hexdigest()

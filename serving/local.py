@@ -10,7 +10,6 @@ an equal share for each worker; CPU as affinity, so in whole cores, rounded up. 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 import socket
@@ -35,9 +34,6 @@ _HOST = "127.0.0.1"
 
 _KILL_SECONDS = 2.0
 """A revision that still runs so long after its drain time is killed."""
-
-_OWN = ("PYTHON", "VIRTUAL_ENV", "MLFLOW_", "PROMOTE_")
-"""Beginnings of environment variables that are the controller's and not a model's."""
 
 
 @dataclass(slots=True)
@@ -128,23 +124,17 @@ class LocalTarget:
             running.record = replace(running.record, port=port)
             running.folder.save(running.record)
             running.process = launch(
-                _command(image, port),
+                image.command("--host", _HOST, "--port", str(port), "--fd", "3"),
                 record=running.folder.process,
                 log=running.folder.log,
-                environment=self._variables(revision, image),
+                environment=self._environment_of(revision, image),
                 directory=running.folder.path,
                 descriptor=listener.fileno(),
                 prepare=lambda pid: _limit(pid, revision),
             )
 
-    def _variables(self, revision: Revision, image: LocalImage) -> dict[str, str]:
-        """Rows come a few at a time, so that more threads to compute one would only fight with other revisions."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
+    def _environment_of(self, revision: Revision, image: LocalImage) -> dict[str, str]:
         server = {
-            "PYTHONPATH": str(image.server),
-            "PYTHONNOUSERSITE": "1",
-            "PYTHONUNBUFFERED": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
             "MODEL_NAME": revision.version.model,
             "MODEL_VERSION": str(revision.version.version),
             "REVISION": revision.id,
@@ -152,7 +142,7 @@ class LocalTarget:
             "WORKERS": str(revision.settings.workers),
             "DRAIN": str(revision.settings.drain_seconds),
         }
-        return {"OMP_NUM_THREADS": "1"} | inherited | server | self._environment | dict(revision.settings.environment)
+        return image.variables | server | self._environment | dict(revision.settings.environment)
 
     def _drain(self, running: _Running) -> None:
         """Let it end in its time, in a thread; then it is forgotten."""
@@ -195,11 +185,6 @@ def _why_ended(running: _Running) -> str:
     how = f"ended with status {code}" if code is None or code >= 0 else f"was ended by {signal.Signals(-code).name}"
     how = "has ended" if code is None else how
     return "\n".join([how, *tail(running.folder.log, 10)])
-
-
-def _command(image: LocalImage, port: int) -> list[str]:
-    where = ("--host", _HOST, "--port", str(port), "--fd", "3")
-    return [str(image.python), "-m", "serving.runtime", "--model", str(image.model), *where]
 
 
 def _limit(pid: int, revision: Revision) -> None:

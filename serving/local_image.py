@@ -1,7 +1,9 @@
-"""Images for this machine: a folder with the model, the model server and the lock, and a shared environment.
+"""Images for this machine: a folder with the model, its plan, the model server and the lock; and an environment.
 
-Builds run in threads. What is under way lives in memory only, what is done or has failed for good on disk: after
-a restart a finished build is found, a failed one still says why, and an interrupted one is missing.
+What the plan says is found out once for each model, environment and model server: the next version that is made of
+the same parts gets the image that is there. Builds run in threads. What is under way lives in memory only, what is
+done or has failed for good on disk: after a restart a finished build is found, a failed one still says why, and an
+interrupted one is missing.
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ import logging
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
-from registry_hooks.registry import ModelRegistry, RegistryError
-from serving.environment import Environments, Lock, read_needs
-from serving.image import BuildState, ImageError, ImageRequest, ImageStatus, copy_server, digest_of
+from registry_hooks.model_version import ModelVersion
+from registry_hooks.registry import RegistryError
+from serving.compile_step import CompileStep, proof_of
+from serving.environment import Environments, Interpreters, Provider, variables
+from serving.image import BuildState, ImageError, ImageRequest, ImageStatus, Proof, copy_server, digest_of
+from serving.workshop import clear, workshop
 
 _logger = logging.getLogger(__name__)
 
@@ -31,10 +36,14 @@ class LocalImage:
 
     model: Path
     """The folder that holds ``MLmodel``."""
+    plan: Path
+    """The folder that holds the plan, and the compiled model where there is one."""
     server: Path
     """What PYTHONPATH has to be."""
     python: Path
     """The interpreter of the model's environment."""
+    own: bool = False
+    """Whether that is the environment in which this very process runs."""
 
     @classmethod
     def find(cls, home: Path, digest: str) -> LocalImage | None:
@@ -44,23 +53,62 @@ class LocalImage:
         except FileNotFoundError:
             return None
         place = home / "images" / digest
-        python = home / "environments" / image["lock"] / "bin" / "python"
-        return cls(place / "model", place / "server", python) if python.exists() else None
+        own = image.get("python")
+        python = Path(own or home / "environments" / image["lock"] / "bin" / "python")
+        found = cls(place / "model", place / "plan", place / "server", python, own is not None)
+        return found if python.exists() else None
+
+    @property
+    def proof(self) -> Proof:
+        """How the model is served. `ImageError`."""
+        return proof_of(self.plan)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the model server's environment variables begin with."""
+        return variables(self.server, own=self.own)
+
+    def command(self, *options: str) -> list[str]:
+        """What starts the model server."""
+        parts = ("--model", str(self.model), "--plan", str(self.plan))
+        return [str(self.python), "-m", "serving.runtime", *parts, *options]
+
+
+class Downloads(Protocol):
+    """As much of a registry as a build needs."""
+
+    def download(self, version: ModelVersion, destination: Path) -> Path:
+        """See `ModelRegistry.download`."""
+        ...
 
 
 class LocalImageBuilder:
     """`ImageBuilder` for this machine, everything below `home`."""
 
-    def __init__(self, home: Path, registry: ModelRegistry, *, builders: int = 2) -> None:
-        """At most `builders` images are built at the same time."""
+    def __init__(
+        self,
+        home: Path,
+        registry: Downloads,
+        *,
+        builders: int = 2,
+        compile_seconds: float = 120.0,
+        provider: Provider | None = None,
+        native: bool = False,
+    ) -> None:
+        """At most `builders` images are built at the same time, each compiled in at most `compile_seconds`.
+
+        Environments are made below `home` unless there is another `provider`; where `native`, nothing is compiled.
+        """
         self._home = home.absolute()
         self._registry = registry
-        self._environments = Environments(self._home)
+        self._provider = provider or Environments(self._home)
+        self._step = CompileStep(compile_seconds)
+        self._native = native
         self._pool = ThreadPoolExecutor(builders, "image")
         self._under_way: dict[str, str] = {}
         self._guard = threading.Lock()
         self._closing = threading.Event()
-        shutil.rmtree(self._home / "building", ignore_errors=True)
+        clear(self._home / "building")
 
     def find(self, request: ImageRequest) -> ImageStatus:
         detail = self._under_way.get(request.key)
@@ -72,7 +120,8 @@ class LocalImageBuilder:
             return ImageStatus(BuildState.MISSING)
         except (OSError, ValueError) as error:
             raise ImageError(f"cannot read the record of the build: {error}", retryable=True) from error
-        status = ImageStatus(BuildState(saved.pop("state")), **saved)
+        proof = saved.pop("proof", None)
+        status = ImageStatus(BuildState(saved.pop("state")), **saved, proof=proof and Proof(**proof))
         lost = status.image is not None and LocalImage.find(self._home, status.image) is None
         return ImageStatus(BuildState.MISSING) if lost else status
 
@@ -86,7 +135,8 @@ class LocalImageBuilder:
     def close(self) -> None:
         """End the builds under way; they are missing afterwards."""
         self._closing.set()
-        self._environments.close()
+        self._provider.close()
+        self._step.stop()
         self._pool.shutdown(cancel_futures=True)
 
     def _build(self, request: ImageRequest) -> None:
@@ -101,7 +151,8 @@ class LocalImageBuilder:
         """Build, and try again where that can help."""
         for seconds in (1, 2, 4, 8, 0):
             try:
-                with self._workshop() as folder:
+                with workshop(self._home / "building") as folder:
+                    (folder / "image").mkdir()
                     return self._made(request, folder)
             except (ImageError, RegistryError, OSError) as error:
                 failed = ImageStatus(BuildState.FAILED, detail=str(error))
@@ -112,50 +163,84 @@ class LocalImageBuilder:
         return failed
 
     def _made(self, request: ImageRequest, folder: Path) -> ImageStatus:
-        self._tell(request, "downloading the model")
-        model = self._registry.download(request.version, folder / "download")
-        shutil.move(model, folder / "image" / "model")
-        self._tell(request, "resolving the requirements")
-        lock = self._environments.resolve(read_needs(folder / "image" / "model"), folder / "image" / "model")
-        self._tell(request, f"installing {lock.packages} packages")
-        self._environments.install(lock, folder / "image" / "model")
-        self._tell(request, "putting the image together")
-        return ImageStatus(BuildState.READY, self._assembled(folder / "image", lock), lock=lock.digest)
+        def tell(detail: str) -> None:
+            self._under_way[request.key] = detail
 
-    def _assembled(self, folder: Path, lock: Lock) -> str:
-        """Complete the image in `folder`, and move it to its place; its digest."""
-        copy_server(folder / "server")
-        (folder / "lock.txt").write_text(lock.text)
-        parts = {"model": digest_of(folder / "model"), "server": digest_of(folder / "server"), "lock": lock.digest}
-        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        (folder / "image.json").write_text(json.dumps(parts | {"digest": digest}))
+        image, model = folder / "image", folder / "image" / "model"
+        tell("downloading the model")
+        shutil.move(self._registry.download(request.version, folder / "download"), model)
+        python = self._provider.provide(model, tell, native=self._native)
+        copy_server(image / "server")
+        parts = {"model": digest_of(model), "server": digest_of(image / "server"), "lock": python.lock.digest}
+        same = self._home / "images" / f".{_name(parts | {'native': python.why})}"
+        if (known := self._known(same)) is not None:
+            return _ready(*known, python)
+        tell("compiling")
+        lasting = self._planned(python, image)
+        digest = self._assembled(image, parts, python)
+        if lasting:
+            _write(same, digest)
+        return _ready(digest, proof_of(self._home / "images" / digest / "plan"), python)
+
+    def _known(self, same: Path) -> tuple[str, Proof] | None:
+        """The image that was made of the same parts, unless it is gone."""
+        try:
+            digest = same.read_text()
+        except FileNotFoundError:
+            return None
+        image = LocalImage.find(self._home, digest)
+        return (digest, image.proof) if image else None
+
+    def _planned(self, python: Interpreters, image: Path) -> bool:
+        """Write the plan of the model; whether it would come out the same another time."""
+        environment, why = variables(image / "server", own=python.own), python.why
+        model, plan = image / "model", image / "plan"
+        if python.compiling is not None:
+            failed = self._step.compile(python.compiling, model, plan, environment)
+            if not failed:
+                return True
+            why = f"compiling failed: {failed}"
+        self._step.look(python.serving, model, plan, environment, why)
+        return python.compiling is None
+
+    def _assembled(self, image: Path, parts: Mapping[str, str], python: Interpreters) -> str:
+        """Complete the image, and move it to its place; its digest."""
+        (image / "lock.txt").write_text(python.lock.text)
+        parts = {**parts, "plan": digest_of(image / "plan")}
+        if python.own:
+            parts["python"] = str(python.serving)
+        digest = _name(parts)
+        (image / "image.json").write_text(json.dumps({**parts, "digest": digest}))
         place = self._home / "images" / digest
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
-            folder.rename(place)
+            image.rename(place)
         return digest
-
-    @contextmanager
-    def _workshop(self) -> Iterator[Path]:
-        folder = self._home / "building" / uuid.uuid4().hex
-        (folder / "image").mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _keep(self, request: ImageRequest, status: ImageStatus) -> None:
         record = self._record(request)
         record.parent.mkdir(parents=True, exist_ok=True)
-        fresh = record.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(status)))
-        fresh.replace(record)
+        _write(record, json.dumps(asdict(status)))
 
     def _record(self, request: ImageRequest) -> Path:
         return self._home / "builds" / f"{request.key}.json"
 
     def _tell(self, request: ImageRequest, detail: str) -> None:
         self._under_way[request.key] = detail
+
+
+def _ready(digest: str, proof: Proof, python: Interpreters) -> ImageStatus:
+    return ImageStatus(BuildState.READY, digest, str(proof), python.lock.digest, proof)
+
+
+def _name(parts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")
+    fresh.write_text(text)
+    fresh.replace(path)
 
 
 def _report(build: Future[None]) -> None:

@@ -9,17 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from registry_hooks.model_version import ModelVersion
-from registry_hooks.registry import ModelRegistry, RegistryError
+from registry_hooks.registry import RegistryError
+from serving.environment import Environments, Interpreters
 from serving.image import BuildState, ImageBuilder, ImageError, ImageRequest, ImageStatus, server_digest
 from serving.local_image import LocalImage, LocalImageBuilder
+from serving.workshop import workshop
 from tests.fakes.image import FakeImageBuilder
-from tests.fixtures.revisions import FolderRegistry
+from tests.fixtures.revisions import FolderRegistry, with_kept_environments
 
 BUILD_SECONDS = 280.0
 
@@ -39,6 +42,12 @@ def finished(builder: ImageBuilder, request: ImageRequest) -> ImageStatus:
 def built(builder: ImageBuilder, request: ImageRequest) -> ImageStatus:
     builder.build(request)
     return finished(builder, request)
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> Path:
+    """A new home without images."""
+    return with_kept_environments(tmp_path / "home")
 
 
 @dataclass
@@ -74,12 +83,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 
 def local_builder(home: Path, models: dict[str, Path]) -> LocalImageBuilder:
-    return LocalImageBuilder(home, as_registry(FolderRegistry(models)))
-
-
-def as_registry(partial: object) -> ModelRegistry:
-    """A build only downloads: no more of a registry is needed here."""
-    return partial  # type: ignore[return-value]
+    return LocalImageBuilder(home, FolderRegistry(models))
 
 
 def require(model: Path, *lines: str) -> None:
@@ -135,9 +139,7 @@ def test_versions_with_the_same_requirements_share_their_environment(builder_hom
     (changed / "note.txt").write_text("another model")
     builder = local_builder(builder_home, {"churn": churn_model, "changed": changed})
     first = built(builder, request_for("churn"))
-    began = time.monotonic()
     second = built(builder, request_for("changed"))
-    assert time.monotonic() - began < 3
     assert first.lock == second.lock
     assert first.image != second.image
     same = built(builder, request_for("churn", 2))
@@ -147,6 +149,7 @@ def test_versions_with_the_same_requirements_share_their_environment(builder_hom
     assert images[1]
     assert images[0].python == images[1].python
     assert (images[0].server / "serving" / "runtime" / "__main__.py").exists()
+    assert (images[0].plan / "plan.json").exists()
     builder.close()
 
 
@@ -156,8 +159,8 @@ def test_of_builds_with_the_same_lock_one_installs_and_the_other_waits(tmp_path:
     for request in requests:
         builder.build(request)
     assert {finished(builder, request).state for request in requests} == {BuildState.READY}
-    assert len(list((tmp_path / "environments").iterdir())) == 1
-    assert len(list((tmp_path / "locks").iterdir())) == 1
+    assert len(list((tmp_path / "environments").iterdir())) == 2, "one that serves, and one that compiles"
+    assert len(list((tmp_path / "locks").iterdir())) == 2
     builder.close()
 
 
@@ -198,13 +201,13 @@ class Unsteady:
 
 
 def test_a_registry_that_is_away_for_a_moment_is_asked_again(builder_home: Path, churn_model: Path) -> None:
-    builder = LocalImageBuilder(builder_home, as_registry(Unsteady(churn_model, 1, retryable=True)))
+    builder = LocalImageBuilder(builder_home, Unsteady(churn_model, 1, retryable=True))
     assert built(builder, request_for("churn")).state is BuildState.READY
     builder.close()
 
 
 def test_a_registry_that_does_not_have_the_version_is_not_asked_again(builder_home: Path, churn_model: Path) -> None:
-    builder = LocalImageBuilder(builder_home, as_registry(Unsteady(churn_model, 1, retryable=False)))
+    builder = LocalImageBuilder(builder_home, Unsteady(churn_model, 1, retryable=False))
     failed = built(builder, request_for("churn"))
     assert (failed.state, failed.detail) == (BuildState.FAILED, "the registry is away")
     builder.close()
@@ -212,7 +215,7 @@ def test_a_registry_that_does_not_have_the_version_is_not_asked_again(builder_ho
 
 def test_closing_ends_a_build_that_waits_and_leaves_it_missing(builder_home: Path, churn_model: Path) -> None:
     registry = Unsteady(churn_model, 9, retryable=True)
-    builder = LocalImageBuilder(builder_home, as_registry(registry))
+    builder = LocalImageBuilder(builder_home, registry)
     builder.build(request_for("churn"))
     assert registry.asked.wait(20)
     began = time.monotonic()
@@ -246,7 +249,7 @@ def test_a_build_interrupted_by_a_kill_is_missing_and_can_be_made(builder_home: 
         controller.send_signal(signal.SIGKILL)
     builder = local_builder(builder_home, {"churn": churn_model})
     assert builder.find(request_for("churn")).state is BuildState.MISSING
-    assert not (builder_home / "images").exists()
+    assert not list((builder_home / "building").iterdir())
     assert built(builder, request_for("churn")).state is BuildState.READY
     assert not list((builder_home / "building").iterdir())
     builder.close()
@@ -259,3 +262,117 @@ def test_an_image_whose_environment_is_gone_is_missing(builder_home: Path, churn
     assert builder.find(request_for("churn")).state is BuildState.MISSING
     assert LocalImage.find(builder_home, str(ready.image)) is None
     builder.close()
+
+
+class CompilesBy:
+    """A `Provider` of real environments, in which compiling is what a shell script does."""
+
+    def __init__(self, home: Path, script: str) -> None:
+        self._real = Environments(home)
+        self._python = home / "compiles"
+        self._python.write_text(f"#!/bin/sh\n{script}\n")
+        self._python.chmod(0o755)
+
+    def provide(self, model: Path, tell: Callable[[str], None], *, native: bool) -> Interpreters:
+        return replace(self._real.provide(model, tell, native=True), compiling=self._python, why="")
+
+    def close(self) -> None:
+        self._real.close()
+
+
+def compiled_by(home: Path, model: Path, script: str, seconds: float = 60.0) -> LocalImageBuilder:
+    provider = CompilesBy(home, script)
+    return LocalImageBuilder(home, FolderRegistry({"churn": model}), provider=provider, compile_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("script", "seconds", "words"),
+    [
+        ("kill -SEGV $$", 60.0, "ended by SIGSEGV"),
+        ("sleep 60 & sleep 60", 0.3, "longer than 0.3 s"),
+        ("echo first; echo it is broken >&2; exit 1", 60.0, "it is broken"),
+    ],
+)
+def test_a_model_whose_compiling_ends_badly_is_served_as_it_is(
+    empty_home: Path, churn_model: Path, script: str, seconds: float, words: str
+) -> None:
+    builder = compiled_by(empty_home, churn_model, script, seconds)
+    ready = built(builder, request_for("churn"))
+    assert (ready.state, ready.proof and ready.proof.compiled) == (BuildState.READY, False)
+    assert ready.detail == f"native: {ready.proof and ready.proof.why}"
+    assert ready.detail.startswith("native: compiling failed: ")
+    assert words in ready.detail
+    builder.close()
+
+
+def test_a_model_that_compiling_cannot_use_fails_with_its_last_words(empty_home: Path, churn_model: Path) -> None:
+    builder = compiled_by(empty_home, churn_model, "echo; echo the model is no good >&2; exit 3")
+    failed = built(builder, request_for("churn"))
+    assert (failed.state, failed.detail) == (BuildState.FAILED, "the model is no good")
+    builder.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_not_built(builder_home: Path, churn_model: Path) -> None:
+    broken = shutil.copytree(churn_model, builder_home.parent / "broken")
+    (broken / "model.skops").write_bytes(b"no model")
+    builder = local_builder(builder_home, {"churn": broken})
+    failed = built(builder, request_for("churn"))
+    assert failed.state is BuildState.FAILED
+    assert "load" in failed.detail
+    builder.close()
+
+
+def test_closing_ends_a_model_that_is_being_compiled(empty_home: Path, churn_model: Path) -> None:
+    pids = empty_home / "pids"
+    builder = compiled_by(empty_home, churn_model, f"sleep 600 & echo $! > {pids}; wait")
+    builder.build(request_for("churn"))
+    deadline = time.monotonic() + 60
+    while not (pids.exists() and pids.read_text()):
+        assert time.monotonic() < deadline, builder.find(request_for("churn"))
+        time.sleep(0.02)
+    began = time.monotonic()
+    builder.close()
+    assert time.monotonic() - began < 5
+    assert builder.find(request_for("churn")).state is BuildState.MISSING
+    assert gone(int(pids.read_text())), "what the model started runs on"
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_what_is_known_of_a_model_is_kept_with_its_image(builder_home: Path, churn_model: Path) -> None:
+    builder = local_builder(builder_home, {"churn": churn_model})
+    ready = built(builder, request_for("churn"))
+    image = LocalImage.find(builder_home, str(ready.image))
+    assert image is not None
+    assert ready.proof == image.proof
+    assert ready.proof.signature
+    assert ready.proof.warning == ""
+    assert local_builder(builder_home, {}).find(request_for("churn")) == ready
+    builder.close()
+
+
+def test_a_model_without_signature_is_built_with_a_warning(builder_home: Path, bare_model: Path) -> None:
+    builder = local_builder(builder_home, {"bare": bare_model})
+    ready = built(builder, request_for("bare"))
+    assert ready.proof is not None
+    assert not ready.proof.compiled
+    assert "no signature" in ready.proof.warning
+    builder.close()
+
+
+def test_two_processes_may_build_below_one_home(builder_home: Path, churn_model: Path) -> None:
+    registry = Unsteady(churn_model, 9, retryable=True)
+    at_work = LocalImageBuilder(builder_home, registry)
+    at_work.build(request_for("churn", 9))
+    assert registry.asked.wait(20)
+    with workshop(builder_home / "building") as folder:
+        local_builder(builder_home, {}).close()
+        assert folder.exists(), "somebody's work was swept away"
+    at_work.close()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.environment import Lock, Needs, read_needs, slim
+from serving.environment import Lock, variables
 from serving.image import ImageError
+from serving.needs import Needs, read_needs, slim
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,28 @@ def test_what_is_not_said_is_taken_from_the_model(tmp_path: Path) -> None:
     assert read_needs(model(tmp_path)) == Needs("3.10", ("mlflow==3.1.0",))
 
 
+@pytest.mark.parametrize(
+    ("loader", "flavor", "compilable"),
+    [
+        ("mlflow.sklearn", "sklearn", True),
+        ("mlflow.onnx", "onnx", True),
+        ("mlflow.prophet", "prophet", False),
+        ("mlflow.pyfunc.model", "", False),
+        ("a_module_of_ours", "", False),
+    ],
+)
+def test_the_flavour_is_the_one_that_loads_the_model(
+    tmp_path: Path, loader: str, flavor: str, compilable: bool
+) -> None:
+    said = f"flavors: {{sklearn: {{}}, python_function: {{loader_module: {loader}}}}}\n"
+    needs = read_needs(model(tmp_path, MLmodel=said))
+    assert (needs.flavor, needs.compilable) == (flavor, compilable)
+
+
+def test_a_flavour_that_can_be_compiled_is_another_question() -> None:
+    assert Needs("3.11", ("a",), flavor="sklearn").key != Needs("3.11", ("a",), flavor="prophet").key
+
+
 def test_a_model_that_says_nothing_gets_our_python(tmp_path: Path) -> None:
     needs = read_needs(model(tmp_path, MLmodel="flavors: {python_function: {}}\n"))
     assert needs == Needs(".".join(platform.python_version_tuple()[:2]), ("mlflow",))
@@ -65,6 +88,31 @@ def test_what_is_no_model_is_an_error(tmp_path: Path, content: str) -> None:
 def test_locks_of_different_pythons_are_different() -> None:
     assert Lock("3.11", "a==1\n").digest != Lock("3.12", "a==1\n").digest
     assert Lock("3.11", "a==1 \\\n    --hash=sha256:0\nb==2\n").packages == 2
+
+
+def test_a_lock_holds_what_stands_in_it_at_the_beginning_of_a_line() -> None:
+    lock = Lock("3.11", "onnxruntime-gpu==1\nskl2onnx==1 \\\n    --hash=sha256:onnx\n")
+    assert lock.holds("skl2onnx")
+    assert not lock.holds("onnxruntime")
+    assert not lock.holds("onnx")
+
+
+def test_a_model_inherits_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONPATH", "MLFLOW_TRACKING_URI", "PROMOTE_TOKEN", "OF_ITS_OWN"):
+        monkeypatch.setenv(name, "given")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    apart = variables(tmp_path)
+    assert not {"MLFLOW_TRACKING_URI", "PROMOTE_TOKEN"} & apart.keys()
+    assert (apart["PYTHONPATH"], apart["OF_ITS_OWN"], apart["OMP_NUM_THREADS"]) == (str(tmp_path), "given", "1")
+
+
+def test_in_our_own_environment_a_model_finds_what_we_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
+    own = variables(tmp_path, own=True)
+    assert own["PYTHONPATH"] == f"{tmp_path}:/somewhere"
+    assert own["MLFLOW_TRACKING_URI"] == "http://mlflow.example.org"
+    assert "PYTHONNOUSERSITE" not in own
 
 
 def test_needs_that_differ_are_another_question() -> None:

@@ -1,0 +1,88 @@
+"""What a model's own files say that it needs, and how that is asked of a resolver."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from serving.image import ImageError
+from serving.runtime.requirements import COMPILED, CONVERTERS, REQUIREMENTS
+
+_MLFLOW = re.compile(r"mlflow\s*((?:[=<>!~][^;\[@#]*)?)(?:#.*)?")
+"""The whole of MLflow, with nothing but a version specifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one model asks for."""
+
+    python: str
+    """Major and minor version, such as ``3.11``."""
+    requirements: tuple[str, ...]
+    """Lines of ``requirements.txt``."""
+    constraints: str = ""
+    """Content of the ``constraints.txt`` that the lines may name."""
+    flavor: str = ""
+    """MLflow's name of the flavour by which the model is loaded; empty where it is a class of somebody's own."""
+
+    @property
+    def key(self) -> str:
+        """Names the question that is put to the resolver."""
+        return named(self, REQUIREMENTS, COMPILED if self.compilable else ())
+
+    @property
+    def compilable(self) -> bool:
+        """Whether the flavour is one that can be compiled at all."""
+        return self.flavor in CONVERTERS
+
+    @property
+    def kind(self) -> str:
+        """What kind of models it is, in words."""
+        return f"models of the flavour {self.flavor}" if self.flavor else "Python classes of somebody's own"
+
+
+def read_needs(folder: Path) -> Needs:
+    """What the model in `folder` asks for; `ImageError` where it is not an MLflow model."""
+    try:
+        model = yaml.safe_load((folder / "MLmodel").read_text())
+        python = _python(folder, model["flavors"]["python_function"])
+        loader = str(model["flavors"]["python_function"].get("loader_module", ""))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        message = f"not a model that MLflow can serve (no python_function flavor): {error}"
+        raise ImageError(message, retryable=False) from error
+    lines = _lines(folder / "requirements.txt")
+    if not any(re.match(r"mlflow(-skinny)?\b(?!-)", line) for line in lines):
+        lines.append(f"mlflow=={model['mlflow_version']}" if "mlflow_version" in model else "mlflow")
+    constraints = folder / "constraints.txt"
+    flavor = loader.removeprefix("mlflow.") if loader.startswith("mlflow.") and loader.count(".") == 1 else ""
+    return Needs(python, tuple(lines), constraints.read_text() if constraints.exists() else "", flavor)
+
+
+def slim(requirements: Sequence[str]) -> tuple[str, ...]:
+    """The same requirements with ``mlflow-skinny`` for ``mlflow``, where that stands alone with its version."""
+    found = [_MLFLOW.fullmatch(line) for line in requirements]
+    kept = [f"mlflow-skinny{hit[1].strip()}" if hit else line for hit, line in zip(found, requirements, strict=True)]
+    return tuple(kept + (["numpy", "pandas"] if any(found) else []))
+
+
+def named(*question: object) -> str:
+    """A name for what is asked on this kind of machine."""
+    return hashlib.sha256(repr((*question, platform.machine())).encode()).hexdigest()
+
+
+def _lines(path: Path) -> list[str]:
+    text = path.read_text() if path.exists() else ""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _python(folder: Path, flavor: Mapping[str, object]) -> str:
+    path = folder / "python_env.yaml"
+    environment = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    python = environment.get("python") or flavor.get("python_version") or platform.python_version()
+    return ".".join(str(python).split(".")[:2])
