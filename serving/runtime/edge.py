@@ -1,80 +1,209 @@
-"""What happens to every request whatever its path: an id, the headers of the answer, and the metrics.
+"""What happens to every request whatever its path; and the paths that predict, answered here without a framework.
 
-Plain ASGI, so that it costs next to nothing and sees the answers of every layer.
+Plain ASGI: between uvicorn and the model a request costs some ten microseconds. Everything else goes to the
+application behind it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import logging
+import math
+import os
 import time
-import uuid
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from serving.runtime.exchange import BadRequestError, MediaTypeError, NotReadyError, ServingError, TooLargeError
+from serving.runtime.figures import GONE
+from serving.runtime.http_limits import TASK
+from serving.runtime.json_logs import Request, request
+from serving.runtime.routes import Asked, Headers, Protocol, Reply
+from serving.runtime.service import Caller, Service
+from serving.runtime.settings import AccessLog
 
-from serving.runtime.service import Service, State
+MODES = {b"live": "live", b"shadow": "shadow", b"replay": "replay"}
+"""What ``x-promote-mode`` may say of a request."""
 
-_PREDICTIONS = ("/invocations", "/infer")
+_WAITS = (b"x-envoy-expected-rq-timeout-ms", b"x-request-timeout-ms")
+"""Headers that say how many milliseconds the caller waits."""
+
+_HEARD = frozenset(
+    (
+        b"accept",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"inference-header-content-length",
+        b"traceparent",
+        b"x-entity-id",
+        b"x-promote-mode",
+        b"x-request-id",
+        *_WAITS,
+    )
+)
+"""Headers that anybody here listens to."""
+
+_LONGEST_ID = 200
+
+_PATIENCE = 4
+"""How many times the largest body is read and thrown away, so that the client comes to read why."""
+
+_CLOSE = (b"connection", b"close")
+
+_logger = logging.getLogger("serving.runtime.access")
 
 
-class Metrics:
-    """The figures of one server, for Prometheus."""
-
-    def __init__(self, service: Service) -> None:
-        self.registry = CollectorRegistry()
-        labels = ("model", "version", "code")
-        self._requests = Counter("promote_requests", "Prediction requests", labels, registry=self.registry)
-        buckets = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-        self._seconds = Histogram(
-            "promote_request_seconds", "Time to answer", labels[:2], registry=self.registry, buckets=buckets
-        )
-        origin, log = service.settings.origin, service.log
-        self._of = (origin.model, str(origin.version))
-        for name, text in (("written", "Rows written"), ("dropped", "Rows lost")):
-            gauge = Gauge(f"promote_prediction_log_{name}", f"{text} by the prediction log", registry=self.registry)
-            gauge.set_function(lambda name=name: getattr(log, name, 0))  # type: ignore[misc]
-
-    def count(self, code: int, seconds: float) -> None:
-        self._requests.labels(*self._of, str(code)).inc()
-        self._seconds.labels(*self._of).observe(seconds)
+class _GoneError(ConnectionError):
+    """The client went away before its request was complete."""
 
 
 class Edge:
-    """ASGI middleware around the whole application."""
+    """The ASGI application of one server, around `app`. Made in the event loop."""
 
-    def __init__(self, app: Any, service: Service, metrics: Metrics) -> None:
-        self._app, self._service, self._metrics = app, service, metrics
-        self._version = str(service.settings.origin.version).encode()
+    def __init__(self, app: Any, service: Service, protocols: tuple[Protocol, ...]) -> None:
+        self._app, self._service, self._protocols = app, service, protocols
+        self._figures, self._limit = service.figures, service.settings.body_limit
+        self._timeout = service.settings.request_timeout
+        self._access = service.settings.access_log
+        self._version = (b"x-model-version", str(service.settings.origin.version).encode())
+        self._prefix, self._numbers = f"{os.urandom(6).hex()}-", itertools.count(1)
+        self._clock = asyncio.get_running_loop().time
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, codes = time.perf_counter(), [500]
-        scope["request_id"] = _request_id(scope)
+        headers = {name: value for name, value in scope["headers"] if name in _HEARD}
+        if scope["method"] == "POST":
+            path = scope["path"]
+            for protocol in self._protocols:
+                if protocol.serves(path):
+                    await self._predict(protocol, headers, scope, receive, send)
+                    return
+        await self._other(headers, scope, receive, send)
+
+    async def _predict(self, protocol: Protocol, headers: Headers, scope: Any, receive: Any, send: Any) -> None:
+        began = time.perf_counter()
+        caller = self._caller(headers)
+        request.set(Request(caller.request_id, caller.trace))
+        scope[TASK] = asyncio.current_task()
+        # Where something is raised that nobody thought of, uvicorn logs it, and the caller is told no more than this.
+        reply, cause = protocol.unforeseen, "server"
+        try:
+            body = await self._body(headers, receive)
+            reply, cause = await protocol.answer(Asked(scope["path"], headers, body, caller)), ""
+        except ServingError as error:
+            reply, cause = _refusal(error, protocol), error.cause
+        except asyncio.CancelledError:  # its client is gone, or the time to drain is over
+            reply, cause = self._cancelled(protocol)
+        except _GoneError:
+            reply, cause = Reply(b"", GONE), "gone"
+        finally:
+            scope[TASK] = None
+            await self._answer(reply, caller.request_id, send)
+            self._count(reply.status, cause, scope["path"], time.perf_counter() - began)
+
+    async def _other(self, headers: Headers, scope: Any, receive: Any, send: Any) -> None:
+        request_id = self._request_id(headers)
+        request.set(Request(request_id, headers.get(b"traceparent")))
 
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
-                codes[0] = message["status"]
-                message["headers"] = [*message.get("headers", ()), *self._headers(scope)]
+                message["headers"] = [*message.get("headers", ()), *self._of_every(request_id)]
             await send(message)
 
-        try:
-            await self._app(scope, receive, answer)
-        finally:
-            if scope["path"].endswith(_PREDICTIONS):
-                self._metrics.count(codes[0], time.perf_counter() - began)
+        await self._app(scope, receive, answer)
 
-    def _headers(self, scope: Any) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-model-version", self._version), (b"x-request-id", scope["request_id"].encode("latin-1"))]
-        closing = self._service.state is State.STOPPING
-        return [*headers, (b"connection", b"close")] if closing else headers
+    async def _body(self, headers: Headers, receive: Any) -> bytes:
+        """The whole body; `TooLargeError` where it is over the limit."""
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise MediaTypeError(f"content-encoding {headers[b'content-encoding'].decode('latin-1')} is not understood")
+        if b"expect" in headers and int(headers.get(b"content-length", b"0")) > self._limit:
+            raise self._too_large()
+        message = await receive()
+        if not message.get("more_body") and message["type"] == "http.request" and len(message["body"]) <= self._limit:
+            body: bytes = message["body"]
+            return body
+        return await self._rest(message, receive)
+
+    async def _rest(self, message: Any, receive: Any) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            if message["type"] != "http.request":
+                raise _GoneError
+            size += len(message["body"])
+            if size <= self._limit:
+                parts.append(message["body"])
+            if not message["more_body"] or size > _PATIENCE * self._limit:
+                break
+            message = await receive()
+        if size > self._limit:
+            raise self._too_large()
+        return b"".join(parts)
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"the request is larger than {self._limit} bytes")
+
+    def _caller(self, headers: Headers) -> Caller:
+        request_id, seconds = self._request_id(headers), self._timeout
+        for name in _WAITS:
+            if name in headers:
+                seconds = min(seconds, _milliseconds(headers[name]) / 1000)
+        mode = MODES.get(headers.get(b"x-promote-mode", b"live"), "live")
+        entity = headers.get(b"x-entity-id")
+        named = None if entity is None else entity.decode("latin-1")
+        return Caller(request_id, mode, named, self._clock() + seconds, headers.get(b"traceparent"))
+
+    def _request_id(self, headers: Headers) -> str:
+        given = headers.get(b"x-request-id")
+        if given and len(given) <= _LONGEST_ID and (text := given.decode("latin-1")).isprintable():
+            return text
+        return f"{self._prefix}{next(self._numbers):x}"
+
+    def _cancelled(self, protocol: Protocol) -> tuple[Reply, str]:
+        if not self._service.stopping:
+            return Reply(b"", GONE), "gone"
+        return _refusal(NotReadyError("the server ends"), protocol), NotReadyError.cause
+
+    async def _answer(self, reply: Reply, request_id: str, send: Any) -> None:
+        if reply.status == GONE:
+            return
+        body = reply.body
+        headers = [*reply.headers, (b"content-length", b"%d" % len(body)), *self._of_every(request_id)]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _of_every(self, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers of every answer."""
+        named = (b"x-request-id", request_id.encode("latin-1"))
+        return (self._version, named, _CLOSE) if self._service.stopping else (self._version, named)
+
+    def _count(self, status: int, cause: str, path: str, seconds: float) -> None:
+        self._figures.request(status, seconds)
+        if cause:
+            self._figures.error(cause)
+        if self._access is AccessLog.ALL or (status >= 400 and self._access is AccessLog.ERRORS):
+            told = {"path": path, "status": status, "cause": cause, "milliseconds": round(seconds * 1000, 3)}
+            _logger.info("%d %s", status, path, extra=told)
 
 
-def header(scope: Any, name: bytes) -> str | None:
-    """The first header of that (lower-case) name."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+def _refusal(error: ServingError, protocol: Protocol) -> Reply:
+    headers = protocol.headers
+    if error.retry_after is not None:
+        headers = (*headers, (b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+    if isinstance(error, TooLargeError):
+        headers = (*headers, _CLOSE)
+    return Reply(protocol.failure(error.code, str(error)), error.status, headers)
 
 
-def _request_id(scope: Any) -> str:
-    given = header(scope, b"x-request-id") or ""
-    return given if 0 < len(given) <= 200 and given.isprintable() else str(uuid.uuid4())
+def _milliseconds(value: bytes) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not number >= 0:
+        raise BadRequestError(f"{value.decode('latin-1')!r} is no number of milliseconds to wait")
+    return number

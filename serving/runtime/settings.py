@@ -27,7 +27,7 @@ class Batching(str, Enum):  # noqa: UP042
 
 
 class AccessLog(str, Enum):  # noqa: UP042
-    """Which requests are logged with a line each."""
+    """Which prediction requests are logged with a line each."""
 
     OFF = "off"
     """None."""
