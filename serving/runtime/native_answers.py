@@ -7,8 +7,6 @@ ISO text, and dates in an array of nanoseconds are numbers.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from io import StringIO
 from typing import Any
 
@@ -18,8 +16,6 @@ from mlflow.pyfunc import scoring_server
 from mlflow.utils.proto_json_utils import NumpyEncoder
 
 from serving.runtime.exchange import Array, ModelError, Predictions, Written
-
-_NOT_FINITE = "The model answered NaN or an infinity."
 
 _WRAPPED = '{"predictions": '
 
@@ -41,8 +37,6 @@ def predictions_of(answer: Any) -> Predictions | None:
 
 def written(answer: Any, inputs: Any, log: bool) -> Written:
     """The answer by MLflow's encoder; `ModelError` where it is not JSON."""
-    if not _finite(answer):
-        raise ModelError(_NOT_FINITE)
     text = StringIO()
     try:
         scoring_server.predictions_to_json(answer, text)  # type: ignore[no-untyped-call]
@@ -52,18 +46,14 @@ def written(answer: Any, inputs: Any, log: bool) -> Written:
 
 
 def from_response(response: str, inputs: Any, log: bool) -> Written:
-    """Out of the body that MLflow's scoring server would send."""
+    """Out of the body that MLflow's scoring server would send; `ModelError` where there is NaN or an infinity in it."""
+    if "NaN" in response or "Infinity" in response:
+        json.loads(response, parse_constant=_refuse)
     whole = not response.startswith(_WRAPPED)
     told = response if whole else response[len(_WRAPPED) : -1]
     if not log:
         return Written(told.encode(), whole=whole)
     return Written(told.encode(), _plain(inputs), json.loads(told), whole)
-
-
-def check_finite(answer: Any) -> None:
-    """`ModelError` where there is NaN or an infinity in it."""
-    if not _finite(answer):
-        raise ModelError(_NOT_FINITE)
 
 
 def _of_frame(frame: pd.DataFrame) -> Predictions | None:
@@ -100,11 +90,9 @@ def _of_list(values: list[Any]) -> Array | None:
     kinds = {type(value) for value in values}
     if not values or not kinds <= {float, int, bool, str, type(None)}:
         return None
-    if kinds in ({float}, {bool}):
-        return np.array(values)
-    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
-        return np.array(values, dtype=np.int64)
-    return _objects(values)
+    if int in kinds and not all(-(2**63) <= value < 2**63 for value in values if type(value) is int):
+        return None
+    return np.array(values) if kinds in ({float}, {bool}, {int}) else _objects(values)
 
 
 def _objects(values: list[Any]) -> Array:
@@ -113,17 +101,8 @@ def _objects(values: list[Any]) -> Array:
     return array
 
 
-def _finite(value: Any) -> bool:
-    if isinstance(value, pd.DataFrame):
-        return bool(np.isfinite(value.select_dtypes("floating").to_numpy()).all())
-    if isinstance(value, Mapping):
-        return all(_finite(part) for part in value.values())
-    if isinstance(value, list | tuple):
-        return all(_finite(part) for part in value)
-    if isinstance(value, float):
-        return math.isfinite(value)
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
-    return kind not in ("f", "c") or bool(np.isfinite(np.asarray(value)).all())
+def _refuse(constant: str) -> Any:
+    raise ModelError(f"The model answered NaN or an infinity: {constant}.")
 
 
 def _plain(inputs: Any) -> Any:

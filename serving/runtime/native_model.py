@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, load_model, scoring_server
@@ -29,7 +30,7 @@ from serving.runtime.exchange import (
     Written,
 )
 from serving.runtime.frames import Done, Job, Setup
-from serving.runtime.native_answers import check_finite, from_response, predictions_of, written
+from serving.runtime.native_answers import from_response, predictions_of, written
 
 _logger = logging.getLogger(__name__)
 
@@ -95,15 +96,13 @@ class NativeModel:
         """What MLflow would have parsed such a request to."""
         if not self._setup.tensors:
             return pd.DataFrame(dict(rows.columns))
-        if self._setup.tensors == ("",):
-            return rows.columns[""]
-        return dict(rows.columns)
+        tensors = {name: np.require(array, requirements="W") for name, array in rows.columns.items()}
+        return tensors[""] if self._setup.tensors == ("",) else tensors
 
     def _raw(self, raw: Raw, call: _Call) -> Written:
         result = scoring_server.invocations(raw.body, raw.content_type, call, self._schema)  # type: ignore[no-untyped-call]
         if result.status == 415:
             raise MediaTypeError(result.response)
-        check_finite(call.answer)
         return from_response(result.response, call.given, self._setup.log)
 
     def _refusal(self, error: MlflowException, call: _Call, requests: int) -> ServingError:

@@ -220,7 +220,8 @@ class NativePool:
             self._dispatch()
             return
         self._dispatch()
-        self._meter.stage(Stage.PREDICT, done.seconds)
+        for _ in running.requests:
+            self._meter.stage(Stage.PREDICT, done.seconds)
         self._answer(running.requests, answer, done.finite)
 
     def _answer(self, requests: list[_Request], answer: Predictions | Written, whole: bool) -> None:

@@ -18,6 +18,9 @@ from serving.runtime.frames import Broken, Done, Hello, Job, Setup, Unpacker, pa
 _END_SECONDS = 2.0
 """How long a process has to end by itself once its socket is closed."""
 
+_TRACE_SECONDS = 1.0
+"""How long a process has to write where its threads are."""
+
 _READ_SECONDS = 1.0
 """How long what a process said last is waited for, where something that it started keeps its socket open."""
 
@@ -52,8 +55,8 @@ class ModelProcess(asyncio.Protocol):
         ours.setblocking(False)
         with theirs:
             await self._loop.create_unix_connection(lambda: self, sock=ours)
-            self._spawn(theirs)
-        self._transport.write(packed(setup))
+            self._spawn(theirs, setup.cores)
+            self._transport.write(packed(setup))
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), seconds)
         except asyncio.TimeoutError:  # noqa: UP041 - of Python 3.10
@@ -64,13 +67,14 @@ class ModelProcess(asyncio.Protocol):
             raise
         self.size = self.resident()
 
-    def _spawn(self, theirs: socket.socket) -> None:
+    def _spawn(self, theirs: socket.socket, cores: int) -> None:
         number, front = str(theirs.fileno()), str(os.getpid())
         self._process = subprocess.Popen(
             (sys.executable, "-m", "serving.runtime.native_worker", number, front),
             stdin=subprocess.DEVNULL,
             stdout=2,
             pass_fds=[theirs.fileno()],
+            env=_environment(cores),
         )
         self._gone.clear()
         threading.Thread(target=self._wait, name="model process", daemon=True).start()
@@ -80,9 +84,11 @@ class ModelProcess(asyncio.Protocol):
         self._transport.write(packed(job))
 
     def kill(self, why: str) -> None:
-        """End it now, with all that it started."""
+        """End it, with all that it started; where its threads were then goes to the log."""
         self._why = self._why or why
-        self._signal_all()
+        if self._status is None and not self._gone.is_set():
+            self._process.send_signal(signal.SIGABRT)
+            self._loop.call_later(_TRACE_SECONDS, self._signal_all)
 
     async def end(self) -> None:
         """End it in peace; returns when it is gone."""
@@ -158,6 +164,12 @@ class ModelProcess(asyncio.Protocol):
             self._hello.set_exception(LoadError(f"the model's process {why} while the model was being loaded"))
         self._hello.exception()
         self._ended(self, why)
+
+
+def _environment(cores: int) -> dict[str, str]:
+    """Without a number of computing threads, every process would start as many as the machine has cores."""
+    threads = str(cores)
+    return {"OMP_NUM_THREADS": threads} | os.environ | ({"OMP_NUM_THREADS": threads} if cores > 1 else {})
 
 
 def _told(status: int) -> str:

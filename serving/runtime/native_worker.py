@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import os
 import select
@@ -21,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from serving.runtime.frames import Broken, Hello, Job, Setup, packed, received
+from serving.runtime.json_logs import configure
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,7 +32,8 @@ _logger = logging.getLogger("serving.runtime.native_worker")
 def main() -> int:
     connection = socket.socket(fileno=int(sys.argv[1]))
     _belong_to(int(sys.argv[2]), connection)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    faulthandler.enable()
+    configure(as_json=os.environ.get("LOG_FORMAT", "json") == "json")
     os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"
     try:
         return _serve(connection, received(connection))
@@ -84,6 +87,7 @@ def _belong_to(front: int, connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it)
     os.register_at_fork(after_in_child=lambda: _forked(connection))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -34,7 +35,7 @@ from serving.runtime.exchange import (
     Written,
 )
 from serving.runtime.native_pool import NativePool, NativeSettings
-from serving.runtime.plan import Column, Plan
+from serving.runtime.plan import Column, Plan, Tensor
 from tests.fixtures.models import COUNTS, NUMBERS, WORDS, customers
 from tests.fixtures.pools import SECONDS, TROUBLE, Driven, Figures, driven, row, save_troublesome, value_of
 
@@ -369,7 +370,7 @@ FRONT = """
 import asyncio, sys
 from pathlib import Path
 from serving.runtime.native_pool import NativePool, NativeSettings
-from serving.runtime.plan import Column, Plan
+from serving.runtime.plan import Column, Plan, Tensor
 from tests.fixtures.models import COUNTS, NUMBERS, WORDS, customers
 from tests.fixtures.pools import TROUBLE, Figures, row, value_of
 
@@ -445,3 +446,24 @@ def test_batched_answers_of_a_pipeline_are_those_of_single_ones_and_of_mlflow(li
 
 def rows_of(frame: pd.DataFrame) -> Rows:
     return Rows({str(name): frame[name].to_numpy() for name in frame.columns}, len(frame))
+
+
+def test_tensors_are_put_together_where_their_shapes_are_alike_and_two_processes_share_the_work(
+    tensor_model: Path,
+) -> None:
+    plan = Plan("sklearn", signature=True, tensors=(Tensor("", "float64", (-1, 4)),), batching=True)
+    asks = [Rows({"": np.full((1 + number % 3, 4), float(number))}, 1 + number % 3) for number in range(100)]
+    with driven(tensor_model, plan, workers=2) as pool:
+        for number, answer in enumerate(pool.outcomes(asks)):
+            assert isinstance(answer, Predictions)
+            assert answer.columns[""] == pytest.approx([10.0 * number] * (1 + number % 3))
+        assert max(requests for requests, _ in pool.figures.batches) > 5
+        processes = psutil.Process().children()
+        processes[-1].kill()
+        pool.run(lambda: pool.until(lambda: pool.pool.health().trouble != ""))
+        assert pool.pool.health().ready
+        assert pool.pool.health().trouble == "1 of 2 model processes are there: one was ended by SIGKILL"
+        assert isinstance(pool.ask(asks[0]), Predictions)
+        refused = pool.outcomes([Rows({"": np.zeros((1, 3))}, 1)])[0]
+        assert isinstance(refused, BadRequestError)
+        assert "does not match expected shape" in str(refused)
