@@ -1,138 +1,235 @@
-"""The Open Inference Protocol v2 in JSON, translated to and from MLflow's scoring protocol.
+"""The Open Inference Protocol v2 over HTTP: metadata, health, and inference in JSON and with binary tensors.
 
-A tensor is a column where the signature has columns (shape ``[n]`` or ``[n, 1]``), and an array where it has
-tensors or there is none. What has no meaning here is refused, not ignored: binary data, unknown types.
+Inference is for the server's plain ASGI edge to call; the rest is asked seldom, and is FastAPI's.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
-import numpy as np
-from mlflow.types import Schema
+import msgspec
+import orjson
+from fastapi import APIRouter, Response
 
-from serving.prediction_log import columns_of
-from serving.runtime.scoring import Answer, Scorer
+from serving.runtime.exchange import Array, BadRequestError, Stage
+from serving.runtime.open_inference_binary import from_bytes, to_bytes
+from serving.runtime.open_inference_model import NotFoundError, OpenModel
+from serving.runtime.open_inference_tensors import Output, from_json, json_data
+from serving.runtime.routes import Asked, Protocol, Reply
 
-_TYPES = {
-    "BOOL": "bool",
-    **{f"{sign}{bits}": f"{sign.lower()}{bits}" for sign in ("INT", "UINT") for bits in (8, 16, 32, 64)},
-    "FP16": "float16",
-    "FP32": "float32",
-    "FP64": "float64",
-    "BYTES": "object",
-}
-_NAMES = {name: datatype for datatype, name in _TYPES.items()}
+_PATH = re.compile("/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
+_BINARY = (b"content-type", b"application/octet-stream")
 
-class RequestError(ValueError):
-    """The request is not one of the protocol, or its tensors do not fit the model."""
+_JSON_LENGTH = b"inference-header-content-length"
+"""Header of a body that is JSON and then bytes: how long the JSON is."""
 
+_MOST_DIGITS = 15
 
-def describe(name: str, version: str, scorer: Scorer) -> dict[str, Any]:
-    """The model's metadata as the protocol has it."""
-    told = {"name": name, "versions": [version], "platform": "mlflow"}
-    outputs = scorer.model.metadata.get_output_schema()  # type: ignore[no-untyped-call]
-    return told | {"inputs": _described(scorer.schema, "0"), "outputs": _described(outputs, "prediction")}
+_NONE: Mapping[str, Any] = {}
+
+_UNSUPPORTED = ("shared_memory_region", "classification")
+"""Parameters of tensors that cannot be ignored without a wrong answer."""
 
 
-def infer(name: str, version: str, scorer: Scorer, body: bytes) -> Answer:
-    """Answer one inference request."""
-    try:
-        request = _request(body)
-        asked = json.dumps(_translated(request["inputs"], scorer.schema)).encode()
-    except RequestError as error:
-        return failure(400, "BAD_REQUEST", str(error))
-    answer = scorer.score(asked, "application/json")
-    if answer.status != 200:
-        return failure(answer.status, "", json.loads(answer.body)["message"])
-    told = {"model_name": name, "model_version": version, "outputs": _tensors(answer.outputs)}
-    told |= {"id": request["id"]} if "id" in request else {}
-    return Answer(200, json.dumps(told, default=str).encode(), inputs=answer.inputs, outputs=answer.outputs)
+class _Input(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: Mapping[str, Any] | None = None
+    data: msgspec.Raw | None = None
 
 
-def failure(status: int, code: str, message: str) -> Answer:  # noqa: ARG001
+class _Asked(msgspec.Struct):
+    name: str
+    parameters: Mapping[str, Any] | None = None
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Input]
+    id: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    outputs: list[_Asked] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Request)
+
+
+class OpenInference:
+    """The protocol's HTTP side of one server."""
+
+    def __init__(self, model: OpenModel) -> None:
+        self._model = model
+        self._stage = model.service.figures.stage
+        self._paths = frozenset((f"/v2/models/{model.name}/infer", _path(model.name, model.version)))
+
+    def protocol(self) -> Protocol:
+        """Inference, for the edge."""
+        return Protocol(lambda path: path in self._paths or _PATH.fullmatch(path) is not None, self._infer, failure)
+
+    async def _infer(self, asked: Asked) -> Reply:
+        began = time.perf_counter()
+        self._check(asked.path)
+        request, tail = _parts(asked.body, asked.headers.get(_JSON_LENGTH))
+        parameters = request.parameters or _NONE
+        ask = self._model.ask(_tensors(request.inputs, tail), parameters, parameters.get("content_type") == "pd")
+        self._stage(Stage.PARSE, time.perf_counter() - began)
+        names = [output.name for output in request.outputs or ()]
+        outputs = await self._model.predict(ask, names, asked.caller)
+        began = time.perf_counter()
+        reply = self._written(request, outputs)
+        self._stage(Stage.WRITE, time.perf_counter() - began)
+        return reply
+
+    def _check(self, path: str) -> None:
+        found = None if path in self._paths else _PATH.fullmatch(path)
+        if found:
+            self._model.check(*found.groups())
+
+    def routes(self) -> APIRouter:
+        """Everything but inference."""
+        routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+        routes.add_api_route("", self._server)
+        routes.add_api_route("/health/live", self._live)
+        routes.add_api_route("/health/ready", self._ready)
+        for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+            routes.add_api_route(path, self._metadata)
+            routes.add_api_route(f"{path}/ready", self._model_ready)
+        return routes
+
+    async def _server(self) -> Response:
+        return _answer(200, server_metadata())
+
+    async def _live(self) -> Response:
+        return _answer(200, {"live": True})
+
+    async def _ready(self) -> Response:
+        ready = self._model.ready
+        return _answer(200 if ready else 503, {"ready": ready})
+
+    async def _metadata(self, name: str, version: str | None = None) -> Response:
+        try:
+            self._model.check(name, version)
+        except NotFoundError as error:
+            return _refused(error)
+        return _answer(200, self._model.metadata())
+
+    async def _model_ready(self, name: str, version: str | None = None) -> Response:
+        try:
+            self._model.check(name, version)
+        except NotFoundError as error:
+            return _refused(error)
+        ready = self._model.ready
+        return _answer(200 if ready else 503, {"name": name, "ready": ready})
+
+    def _written(self, request: _Request, outputs: Sequence[Output]) -> Reply:
+        binary = _binary(request)
+        tensors, pieces = [], [b""]
+        for output in outputs:
+            tensor = {"name": output.name, "datatype": output.datatype, "shape": output.values.shape}
+            if binary.get(output.name, binary[""]):
+                pieces.append(to_bytes(output))
+                tensor["parameters"] = {"binary_data_size": len(pieces[-1])}
+            else:
+                tensor["data"] = json_data(output)
+            tensors.append(tensor)
+        told = {"model_name": self._model.name, "model_version": self._model.version, "outputs": tensors}
+        if request.id is not None:
+            told["id"] = request.id
+        pieces[0] = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+        if len(pieces) == 1:
+            return Reply(pieces[0])
+        length = str(len(pieces[0])).encode()
+        return Reply(b"".join(pieces), 200, (_BINARY, (_JSON_LENGTH, length)))
+
+
+def server_metadata() -> dict[str, Any]:
+    return {"name": "mlflow-promote", "version": _version(), "extensions": ["binary_tensor_data"]}
+
+
+def failure(_code: str, message: str) -> bytes:
     """An error as the protocol writes it."""
-    return Answer(status, json.dumps({"error": message}).encode())
+    return orjson.dumps({"error": message})
 
 
-def _request(body: bytes) -> dict[str, Any]:
+def _path(name: str, version: str) -> str:
+    return f"/v2/models/{name}/versions/{version}/infer"
+
+
+def _version() -> str:
     try:
-        request = json.loads(body)
-    except ValueError as error:
-        raise RequestError(f"the request is not JSON: {error}") from error
-    inputs = request.get("inputs") if isinstance(request, dict) else None
-    if not isinstance(inputs, list) or not inputs or not all(isinstance(tensor, dict) for tensor in inputs):
-        raise RequestError("the request has no list of tensors called 'inputs'")
-    return dict(request)
+        return metadata.version("mlflow-promote")
+    except metadata.PackageNotFoundError:  # a model's own environment has this code, but no such package
+        return ""
 
 
-def _translated(tensors: list[dict[str, Any]], schema: Schema | None) -> dict[str, Any]:
-    """The same request in MLflow's scoring protocol."""
-    arrays = {str(tensor.get("name")): _array(tensor) for tensor in tensors}
-    if schema is not None and not schema.is_tensor_spec():
-        return {"dataframe_split": _frame(arrays)}
-    if len(arrays) == 1 and (schema is None or not schema.has_input_names()):
-        return {"inputs": next(iter(arrays.values())).tolist()}
-    return {"inputs": {name: array.tolist() for name, array in arrays.items()}}
-
-
-def _frame(arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    rows = {len(array) for array in arrays.values()}
-    if len(rows) != 1 or any(array.size != len(array) for array in arrays.values()):
-        raise RequestError("each tensor is a column here: all need the same shape, [n] or [n, 1]")
-    columns = [array.ravel().tolist() for array in arrays.values()]
-    return {"columns": list(arrays), "data": [list(row) for row in zip(*columns)]}  # noqa: B905
-
-
-def _array(tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
-    if datatype not in _TYPES:
-        raise RequestError(f"tensor {name!r}: datatype {datatype!r} is not one of {', '.join(_TYPES)}")
-    if "data" not in tensor:
-        raise RequestError(f"tensor {name!r}: no 'data'; binary data is not understood")
-    if not isinstance(shape, list) or not shape or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise RequestError(f"tensor {name!r}: 'shape' is not a list of positive numbers")
+def _parts(body: bytes, announced: bytes | None) -> tuple[_Request, memoryview]:
+    """The request, and the bytes behind its JSON, whose length is `announced` where there are any."""
+    whole = memoryview(body)
+    length = len(whole) if announced is None else _length(announced)
+    if length > len(whole):
+        raise BadRequestError(f"the body ends before the {length} bytes of JSON that its header announces")
     try:
-        return np.array(tensor["data"], dtype=_TYPES[datatype]).reshape(shape)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise RequestError(f"tensor {name!r}: {error}") from error
+        return _DECODER.decode(whole[:length]), whole[length:]
+    except msgspec.ValidationError as error:
+        raise BadRequestError(f"the request is not one of the protocol: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequestError(f"the request is not JSON: {error}") from error
 
 
-def _tensors(outputs: Any) -> list[dict[str, Any]]:
-    if isinstance(outputs, np.ndarray):
-        arrays = {"prediction": outputs}
-    elif hasattr(outputs, "columns") and hasattr(outputs, "iloc"):
-        arrays = {str(name): outputs.iloc[:, i].to_numpy() for i, name in enumerate(outputs.columns)}
-    else:
-        arrays = {name: np.array(values) for name, values in columns_of(outputs, "prediction").items()}
-    return [
-        {"name": name, "datatype": _datatype(a.dtype), "shape": list(a.shape), "data": a.ravel().tolist()}
-        for name, a in arrays.items()
-    ]
+def _length(announced: bytes) -> int:
+    if not announced.isdigit() or len(announced) > _MOST_DIGITS:
+        raise BadRequestError("Inference-Header-Content-Length is not a number of bytes")
+    return int(announced)
 
 
-def _described(schema: Schema | None, unnamed: str) -> list[dict[str, Any]]:
-    if schema is None:
-        return []
-    return [
-        {
-            "name": spec.name or unnamed,
-            "datatype": _datatype(np.dtype(_numpy(spec.type))),
-            "shape": list(getattr(spec, "shape", (-1,))),
-        }
-        for spec in schema.inputs
-    ]
+def _tensors(inputs: Sequence[_Input], tail: memoryview) -> dict[str, Array]:
+    arrays, place = {}, 0
+    for tensor in inputs:
+        name, parameters = tensor.name, tensor.parameters or _NONE
+        size = _binary_size(name, parameters)
+        if size is not None:
+            arrays[name] = from_bytes(name, tensor.datatype, tensor.shape, tail[place : place + size])
+            place += size
+        elif tensor.data is None:
+            raise BadRequestError(f"tensor {name!r} has neither 'data' nor 'binary_data_size'")
+        else:
+            arrays[name] = from_json(name, tensor.datatype, tensor.shape, tensor.data)
+    if not inputs or len(arrays) < len(inputs):
+        raise BadRequestError("the request has no tensors, or two of the same name")
+    if place != len(tail):
+        raise BadRequestError(f"{len(tail)} bytes follow the JSON, but its tensors have {place}")
+    return arrays
 
 
-def _numpy(kind: Any) -> Any:
-    """The NumPy type of a tensor's or a column's type; columns of arrays and objects are just objects."""
-    if isinstance(kind, np.dtype):
-        return kind
-    return kind.to_numpy() if hasattr(kind, "to_numpy") else "object"
+def _binary_size(name: str, parameters: Mapping[str, Any]) -> int | None:
+    for unsupported in _UNSUPPORTED:
+        if unsupported in parameters:
+            raise BadRequestError(f"tensor {name!r}: {unsupported!r} is not supported")
+    size = parameters.get("binary_data_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+        raise BadRequestError(f"tensor {name!r}: 'binary_data_size' is not a number of bytes")
+    return size
 
 
-def _datatype(dtype: np.dtype[Any]) -> str:
-    return _NAMES.get(dtype.name, "BYTES")
+def _binary(request: _Request) -> dict[str, bool]:
+    """Which outputs are wanted as bytes; the empty name stands for all that are not mentioned."""
+    wanted = {"": (request.parameters or _NONE).get("binary_data_output") is True}
+    for output in request.outputs or ():
+        parameters = output.parameters or _NONE
+        _binary_size(output.name, parameters)
+        if "binary_data" in parameters:
+            wanted[output.name] = parameters["binary_data"] is True
+    return wanted
+
+
+def _answer(status: int, content: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def _refused(error: NotFoundError) -> Response:
+    return _answer(error.status, {"error": str(error)})
