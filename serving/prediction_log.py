@@ -2,24 +2,26 @@
 
 One row per scored row, below ``model=<model>/version=<version>/date=<day>/``. Writer and reader stand in one
 file so that a round trip holds the format together. The writer never holds a request up: its queue is
-bounded in rows, what does not fit is dropped and counted, and files appear whole or not at all.
+bounded in rows and in bytes, what does not fit is dropped and counted, and files appear whole or not at all.
+
+The thread that writes shares Python's lock with the server. So it is not woken for every request: it looks a few times
+a second, makes a small table of what has come, and puts the tables together when a file is due.
 Runs in the model's own environment: Python 3.10, pyarrow and fsspec are all it may need.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-import itertools
-import json
 import logging
-import queue
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
@@ -28,75 +30,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_logger = logging.getLogger(__name__)
+from serving.prediction_log_entry import NOTHING_PRIVATE, Origin, Privacy, Served
+from serving.prediction_log_table import SCHEMA, columns_of, count_rows, joined, rows_of, tabulate
 
-SCHEMA = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("row", pa.int64()),
-        ("timestamp", pa.timestamp("us", tz="UTC")),
-        ("revision", pa.string()),
-        ("mode", pa.string()),
-        ("entity", pa.string()),
-        ("latency_ms", pa.float64()),
-    ]
-)
-"""The columns of every row; ``input.<column>`` and ``output.<column>`` follow."""
+__all__ = ["SCHEMA", "Origin", "PredictionLog", "Privacy", "Served", "columns_of", "count_rows", "read", "tabulate"]
+
+_logger = logging.getLogger(__name__)
 
 _VERSION = pa.field("version", pa.int64())
 
-Columns = dict[str, list[Any]]
+_DAY = 86_400
+
+_LOOK_SECONDS = 0.05
+"""How long what has come waits at most to be made into a table."""
+
+_AT_ONCE = 500
+"""Requests of one table: what takes about a millisecond, during which the server may have to wait."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """One request that was answered with predictions."""
+class _Part:
+    """A table that waits for its file."""
 
-    request_id: str
-    at: float
-    """Seconds since the epoch."""
-    mode: str
-    """``live``, ``shadow`` or ``replay``."""
-    entity: str | None
-    """Whom or what the request is about, where it said so."""
-    latency_ms: float
-    inputs: Any
-    """As parsed from the request: a frame, an array, a mapping or a list."""
-    outputs: Any
-    """As the model returned it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Whose predictions a log holds."""
-
-    model: str
-    version: int
-    revision: str
-
-
-@dataclass(frozen=True, slots=True)
-class Privacy:
-    """What must not be written as it is. Names are a column's own or its full one (``email`` or ``input.email``)."""
-
-    drop: frozenset[str] = frozenset()
-    """Columns that are left out."""
-    hashed: frozenset[str] = frozenset()
-    """Columns of which only a keyed hash is written; ``entity`` can be one."""
-    key: bytes = b""
-    """Key of the hash: without one, values that can be guessed can be found again."""
-
-    def apply(self, columns: Mapping[str, list[Any]]) -> Columns:
-        kept = {name: values for name, values in columns.items() if not self._names(self.drop, name)}
-        return {
-            n: [self._hash(v) for v in values] if self._names(self.hashed, n) else values for n, values in kept.items()
-        }
-
-    def _names(self, names: frozenset[str], column: str) -> bool:
-        return column in names or column.partition(".")[2] in names
-
-    def _hash(self, value: Any) -> str | None:
-        return None if value is None else hmac.new(self.key, _text(value).encode(), hashlib.sha256).hexdigest()
+    day: int
+    """Since the epoch."""
+    last: float
+    """When the last of its requests was served."""
+    rows: int
+    table: pa.Table
 
 
 class PredictionLog:
@@ -107,79 +68,142 @@ class PredictionLog:
         url: str,
         origin: Origin,
         *,
-        privacy: Privacy = Privacy(),
+        privacy: Privacy = NOTHING_PRIVATE,
+        sample: float = 1.0,
         rows: int = 10_000,
         seconds: float = 5.0,
         capacity: int = 50_000,
+        memory: int = 256 * 1024 * 1024,
     ) -> None:
-        """A file is written after `rows` rows or `seconds`; at most `capacity` rows wait."""
+        """A share of `sample` of the requests is logged, decided by their ids.
+
+        A file is written after `rows` rows or `seconds`; at most `capacity` rows wait, and about `memory` bytes.
+        """
         self.dropped = 0
         """Rows that were not written: the queue was full or the storage failed."""
         self.written = 0
         """Rows that can be read."""
+        self.trouble = ""
+        """Why the last file could not be written; empty where it was."""
         self._origin, self._privacy = origin, privacy
-        self._rows, self._seconds, self._capacity = rows, seconds, capacity
+        self._rows, self._seconds, self._capacity, self._memory = rows, seconds, capacity, memory
+        self._below = int(sample * 2**64)
         self._files, self._root = fsspec.core.url_to_fs(url)
+        self._queue: deque[Served] = deque()
         self._waiting = 0
+        """Rows in the queue and in tables."""
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[Served | None] = queue.SimpleQueue()
+        self._limit = capacity
+        """The most rows that may wait: fewer than `capacity` where they are large."""
+        self._wake, self._ends = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
     def put(self, served: Served) -> None:
         """Take note of a request; never waits."""
-        rows = count_rows(served.inputs)
+        if self._below < 2**64 and _position(served.request_id) >= self._below:
+            return
+        rows = rows_of(served)
         with self._lock:
-            if self._waiting + rows > self._capacity or not self._thread.is_alive():
+            if self._waiting + rows > self._limit or self._ends.is_set():
                 self.dropped += rows
                 return
             self._waiting += rows
-        self._queue.put(served)
+        self._queue.append(served)
+        if not self._wake.is_set():
+            self._wake.set()
 
     def close(self, seconds: float = 30.0) -> None:
         """Write what waits and end the thread."""
-        self._queue.put(None)
+        self._ends.set()
+        self._wake.set()
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        for batch in self._batches():
-            rows = sum(count_rows(served.inputs) for served in batch)
-            try:
-                self._write(batch)
-                self.written += rows
-            except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-                self.dropped += rows
-                _logger.warning("%d rows of the prediction log were lost: %s", rows, error)
+        while self._awaited():
+            for _, parts in groupby(self._gathered(), lambda part: part.day):
+                self._write(list(parts))
+
+    def _awaited(self) -> bool:
+        """Wait until there is something; whether there is, since nothing comes any more after the end."""
+        while not self._queue:
+            self._wake.clear()
+            if self._ends.is_set():
+                return False
+            if not self._queue:
+                self._wake.wait()
+        return True
+
+    def _gathered(self) -> list[_Part]:
+        """What comes until there are rows enough for a file, or it is time."""
+        due = time.monotonic() + self._seconds
+        parts: list[_Part] = []
+        rows = 0
+        while rows < min(self._rows, self._limit // 2 + 1) and (left := due - time.monotonic()) > 0:
+            batch = self._taken()
+            for part in self._parts(batch):
+                parts.append(part)
+                rows += part.rows
+            if self._ends.is_set() and not self._queue:
+                break
+            if len(batch) < _AT_ONCE:
+                self._ends.wait(min(left, _LOOK_SECONDS))
+        return parts
+
+    def _taken(self) -> list[Served]:
+        return [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
+
+    def _parts(self, batch: Sequence[Served]) -> list[_Part]:
+        parts: list[_Part] = []
+        for day, of_day in groupby(batch, lambda served: int(served.at // _DAY)):
+            served = list(of_day)
+            rows = sum(map(rows_of, served))
+            with self._losing(rows):
+                table = tabulate(served, self._origin.revision, self._privacy)
+                self._limit = min(self._capacity, self._memory * rows // max(1, table.nbytes))
+                parts.append(_Part(day, max(one.at for one in served), rows, table))
+        return parts
+
+    def _write(self, parts: Sequence[_Part]) -> None:
+        rows = sum(part.rows for part in parts)
+        with self._losing(rows):
+            table, last = joined([part.table for part in parts]), max(part.last for part in parts)
+            day = time.strftime("%Y-%m-%d", time.gmtime(parts[0].day * _DAY))
+            self._store(table, f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}", last)
+            self.trouble = ""
             with self._lock:
+                self.written += rows
                 self._waiting -= rows
 
-    def _batches(self) -> Iterator[list[Served]]:
-        last = False
-        while not last:
-            batch: list[Served] = []
-            rows, deadline = 0, time.monotonic() + self._seconds
-            while rows < self._rows and not last:
-                try:
-                    served = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-                except queue.Empty:
-                    break
-                last = served is None
-                if served is not None:
-                    batch.append(served)
-                    rows += count_rows(served.inputs)
-            if batch:
-                yield batch
+    @contextmanager
+    def _losing(self, rows: int) -> Iterator[None]:
+        """So many rows are lost where something is raised inside."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - storages raise their libraries' own
+            self.trouble = f"rows of the prediction log were lost: {error}"
+            _logger.warning("%d %s", rows, self.trouble)
+            with self._lock:
+                self.dropped += rows
+                self._waiting -= rows
 
-    def _write(self, batch: Sequence[Served]) -> None:
-        for day, of_day in itertools.groupby(batch, lambda served: time.strftime("%Y-%m-%d", time.gmtime(served.at))):
-            served = list(of_day)
-            table = tabulate(served, self._origin.revision, self._privacy)
-            folder = f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}"
-            name = f"{int(max(s.at for s in served) * 1e6):017d}-{uuid.uuid4().hex[:12]}.parquet"
-            self._files.makedirs(folder, exist_ok=True)
+    def _store(self, table: pa.Table, folder: str, last: float) -> None:
+        """A file appears whole: it has another name until it is."""
+        name = f"{int(last * 1e6):017d}-{uuid.uuid4().hex[:12]}.parquet"
+        self._files.makedirs(folder, exist_ok=True)
+        try:
             with self._files.open(f"{folder}/.{name}", "wb") as file:
                 pq.write_table(table, file)
             self._files.mv(f"{folder}/.{name}", f"{folder}/{name}")
+        except BaseException:
+            with suppress(OSError):
+                self._files.rm(f"{folder}/.{name}")
+            raise
+
+
+def _position(request_id: str) -> int:
+    """The same number below 2**64 for the same request, and any other for another one."""
+    return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "big")
 
 
 def read(
@@ -208,81 +232,9 @@ def read(
         table = _matching(_load(files, path), since, until, mode)
         kept.append(_chosen(table, columns))
         rows += table.num_rows
-    table = _joined([_chosen(_empty(), columns), *kept]).sort_by("timestamp")
+    table = joined([_chosen(_empty(), columns), *kept]).sort_by("timestamp")
     table = table if limit is None else table.slice(max(0, table.num_rows - limit))
     return table if columns is None or "timestamp" in columns else table.drop_columns("timestamp")
-
-
-def tabulate(batch: Sequence[Served], revision: str, privacy: Privacy = Privacy()) -> pa.Table:
-    """One table of several requests; a column that a request does not have is null in its rows."""
-    parts = [privacy.apply(_rows(served, revision)) for served in batch]
-    names = dict.fromkeys(name for part in parts for name in part)
-    gathered = {name: [v for part in parts for v in part.get(name, [None] * len(part["row"]))] for name in names}
-    arrays = {name: _array(values, name) for name, values in gathered.items()}
-    return pa.table(arrays)
-
-
-def count_rows(value: Any) -> int:
-    """Into how many rows of the log a request's inputs fall."""
-    if isinstance(value, Mapping):
-        return max((count_rows(v) for v in value.values()), default=1)
-    if isinstance(value, str | bytes) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
-        return 1
-    return max(1, len(value))
-
-
-def columns_of(value: Any, unnamed: str) -> Columns:
-    """A model's input or output as named columns of plain values; `unnamed` names the only column of a plain list."""
-    if hasattr(value, "columns") and hasattr(value, "iloc"):
-        return {str(name): value.iloc[:, i].tolist() for i, name in enumerate(value.columns)}
-    if isinstance(value, Mapping):
-        return {str(name): _listed(part) for name, part in value.items()}
-    if getattr(value, "ndim", 0) == 2:
-        return {str(i): part for i, part in enumerate(value.T.tolist())}
-    values = _listed(value)
-    if values and all(isinstance(v, Mapping) for v in values):
-        return {str(name): [v.get(name) for v in values] for name in dict.fromkeys(n for v in values for n in v)}
-    return {str(getattr(value, "name", None) or unnamed): values}
-
-
-def _listed(value: Any) -> list[Any]:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _rows(served: Served, revision: str) -> Columns:
-    inputs = {f"input.{name}": values for name, values in columns_of(served.inputs, "0").items()}
-    outputs = {f"output.{name}": values for name, values in columns_of(served.outputs, "prediction").items()}
-    rows = count_rows(served.inputs)
-    same = {
-        "request_id": served.request_id,
-        "timestamp": int(served.at * 1e6),
-        "revision": revision,
-        "mode": served.mode,
-        "entity": served.entity,
-        "latency_ms": served.latency_ms,
-    }
-    data = {name: _fitted(values, rows) for name, values in (inputs | outputs).items()}
-    return {"row": list(range(rows))} | {name: [value] * rows for name, value in same.items()} | data
-
-
-def _fitted(values: list[Any], rows: int) -> list[Any]:
-    """Values of another number than the rows belong to no single row: all of them stand in the first one."""
-    return values if len(values) == rows else [_text(values)] + [None] * (rows - 1)
-
-
-def _array(values: list[Any], name: str) -> pa.Array:
-    if name in SCHEMA.names:
-        return pa.array(values, SCHEMA.field(name).type)
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if value is None else _text(value) for value in values], pa.string())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _folder(root: str, model: str, version: int | None) -> str:
@@ -323,28 +275,3 @@ def _chosen(table: pa.Table, columns: Collection[str] | None) -> pa.Table:
 
 def _empty() -> pa.Table:
     return SCHEMA.append(_VERSION).empty_table()
-
-
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        mixed = {name for table in tables for name in table.column_names if not _go_together(tables, name)}
-        return pa.concat_tables([_as_text(table, mixed) for table in tables], promote_options="permissive")
-
-
-def _go_together(tables: Sequence[pa.Table], name: str) -> bool:
-    schemas = [pa.schema([table.schema.field(name)]) for table in tables if name in table.column_names]
-    try:
-        pa.unify_schemas(schemas, promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return False
-    return True
-
-
-def _as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
-    for index, field in enumerate(table.schema):
-        if field.name in names and not pa.types.is_null(field.type):
-            values = [None if v is None else _text(v) for v in table.column(index).to_pylist()]
-            table = table.set_column(index, field.name, pa.array(values, pa.string()))
-    return table
