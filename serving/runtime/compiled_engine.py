@@ -22,7 +22,6 @@ from serving.prediction_log_entry import NOTHING_PRIVATE, Privacy
 from serving.runtime.batching import ServiceTime, finite, split
 from serving.runtime.compiled import CompiledModel
 from serving.runtime.exchange import (
-    Array,
     DeadlineError,
     Event,
     Health,
@@ -38,7 +37,7 @@ from serving.runtime.exchange import (
     Written,
 )
 from serving.runtime.parity import Native, Pace, Parity
-from serving.runtime.plan import KINDS, Column, Plan, Tensor
+from serving.runtime.plan import Plan
 
 _SHORT = 0.001
 """Seconds that a prediction may hold the event loop up."""
@@ -103,7 +102,7 @@ class CompiledEngine:
         self._names = tuple(dict.fromkeys(name for feed in plan.compiled.feeds for name in feed.columns))
         self._service = ServiceTime()
         self._short_rows = 0
-        self._calls = 0
+        self._calls, self._untold = 0, 0
         self._turn: list[_Waiting] = []
         self._came, self._crowd = 0, 0
         self._long: deque[_Waiting] = deque()
@@ -111,10 +110,14 @@ class CompiledEngine:
         self._thread = ThreadPoolExecutor(1, "compiled")
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled model answers what it covers; else the model itself answers all."""
+        return not self._parity.verdict
+
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._native.start()
-        await self._warm_up()
         self._parity.start()
 
     async def predict(self, ask: Rows | Raw, deadline: float) -> Predictions | Written:
@@ -178,8 +181,9 @@ class CompiledEngine:
         seconds = time.perf_counter() - began
         self._meter.stage(Stage.PREDICT, seconds)
         self._meter.batch(1, ask.count)
-        self._calls += 1
-        if not self._calls % _EVERY:
+        self._untold += 1
+        if self._untold >= _EVERY:
+            self._untold = 0
             self._learn(ask.count, seconds)
         return answer
 
@@ -310,40 +314,12 @@ class CompiledEngine:
         self._pump()
 
     def _learn(self, rows: int, seconds: float) -> None:
+        """How long rows take; the very first call takes longer than all others and teaches nothing."""
+        self._calls += 1
+        if self._calls == 1:
+            return
         self._service.observe(rows, seconds)
         self._short_rows = self._service.rows_within(_SHORT) if self._service.expected(1) <= _SHORT else 0
-
-    async def _warm_up(self) -> None:
-        """The first predictions take longer; and from them is learned how long a row takes."""
-        rows = _any_row(self._plan)
-        loop = asyncio.get_running_loop()
-        for attempt in range(3):
-            began = time.perf_counter()
-            try:
-                await loop.run_in_executor(self._thread, self._model.predict, rows)
-            except ModelError as error:
-                _logger.warning("the warm-up prediction of the compiled model failed: %s", error)
-                return
-            if attempt:
-                self._learn(1, time.perf_counter() - began)
-
-
-def _any_row(plan: Plan) -> Rows:
-    """One row that fits the plan."""
-    parts: tuple[Column | Tensor, ...] = (*plan.columns, *plan.tensors)
-    return Rows({part.name: _any_value(part) for part in parts}, 1)
-
-
-def _any_value(part: Column | Tensor) -> Array:
-    if isinstance(part, Tensor):
-        shape = (1, *(max(1, size) for size in part.shape[1:]))
-        return np.zeros(shape, part.dtype) if np.dtype(part.dtype).kind != "U" else np.full(shape, "", object)
-    array = np.zeros(1, KINDS[part.kind])
-    if part.categories:
-        array[0] = part.categories[0]
-    elif array.dtype == object:
-        array[0] = b"" if part.kind == "binary" else ""
-    return array
 
 
 def _give(waiting: _Waiting, answer: Predictions) -> None:
