@@ -6,15 +6,20 @@ have already.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.store.artifact.utils.models import get_model_name_and_version
+from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
 from registry_hooks.mlflow_calls import bound_requests, translated
 from registry_hooks.mlflow_registry import fetch
+from registry_hooks.registry import RegistryError, UnknownVersion
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^/]+?)(?:/(?P<which>[^/]+)|@(?P<alias>[^/@]+))?")
+"""A name with a version, a stage, ``latest`` or an alias; alone it is the id of a logged model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +46,40 @@ class ModelUris:
         self._client = MlflowClient(self._server, self._server)
 
     def find(self, uri: str) -> NamedModel:
-        scheme, _, rest = uri.partition(":/")
-        last = rest.rstrip("/").rpartition("/")[2] or "model"
-        if scheme != "models":
-            return NamedModel(last, 0, uri, "")
+        if not uri.startswith("models:"):
+            return NamedModel(_last(uri), 0, uri, "")
+        asked = _REGISTERED.fullmatch(uri)
+        if asked is None:
+            forms = "models:/churn/7, models:/churn/Production, models:/churn/latest or models:/churn@champion"
+            raise RegistryError(f"{uri} names no model; write {forms}", retryable=False)
+        if asked["which"] is None and asked["alias"] is None:
+            return NamedModel(_last(uri), 0, uri, f"{self._server} {uri}")
         with translated(f"looking up {uri}"):
-            found = get_model_name_and_version(self._client, uri)  # type: ignore[no-untyped-call]
-        if len(found) == 1:  # a logged model, by its id
-            return NamedModel(last, 0, uri, f"{self._server} {uri}")
-        return self._version(found[0], int(found[1]))
+            found = self._version(asked)
+        exact = f"models:/{found.name}/{found.version}"
+        return NamedModel(found.name, int(found.version), exact, f"{self._server} {exact} {found.creation_timestamp}")
 
     def download(self, model: NamedModel, destination: Path) -> Path:
         """The folder below `destination` that holds ``MLmodel``."""
         with translated(f"downloading {model.uri}"):
             return fetch(model.uri, str(destination), self._server)
 
-    def _version(self, name: str, number: int) -> NamedModel:
-        """A version that was deleted and made again under its old number is told apart by its time."""
-        uri = f"models:/{name}/{number}"
-        with translated(f"looking up {uri}"):
-            found = self._client.get_model_version(name, str(number))
-        return NamedModel(name, number, uri, f"{self._server} {uri} {found.creation_timestamp}")
+    def _version(self, asked: re.Match[str]) -> MlflowVersion:
+        name, which = asked["name"], asked["which"]
+        if which is None:
+            return self._client.get_model_version_by_alias(name, asked["alias"])
+        if which.isdigit():
+            return self._client.get_model_version(name, which)
+        versions = [one for one in self._client.search_model_versions(f"name='{name}'") if _in(one, which)]
+        if not versions:
+            raise UnknownVersion(f"{asked[0]}: no version of {name} is there")
+        return max(versions, key=lambda one: int(one.version))
+
+
+def _in(version: MlflowVersion, which: str) -> bool:
+    return which.lower() in ("latest", str(version.current_stage).lower())
+
+
+def _last(uri: str) -> str:
+    """What a model is called that has no other name."""
+    return uri.rstrip("/").rpartition("/")[2] or "model"
