@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from serving.runtime import parsing_fast_columns, parsing_fast_tensors
 from serving.runtime.exchange import Array, BadRequestError, MediaTypeError, Raw, Rows
 from serving.runtime.parsing_columns import ColumnReader
+from serving.runtime.parsing_fast import FastReader, Format
 from serving.runtime.parsing_json import JsonReader, Reader
 from serving.runtime.parsing_params import ParamReader
 from serving.runtime.parsing_tensors import TensorReader
@@ -27,6 +29,7 @@ class Parser:
         self._plan = plan
         self._params = ParamReader(plan.params)
         self._slow = JsonReader(_reader(plan), self._params) if plan.typed else None
+        self._fast = FastReader(_formats(plan), self._params) if plan.typed else None
 
     def parse(self, body: bytes, content_type: str) -> Rows | Raw:
         """A request as it came over HTTP; `BadRequestError` or `MediaTypeError` where it is none."""
@@ -35,7 +38,7 @@ class Parser:
             return Raw(body, content_type)
         if kind == _CSV:
             return self._slow.csv(body)
-        return self._slow.json(body, content_type)
+        return (self._fast and self._fast.json(body)) or self._slow.json(body, content_type)
 
     def of_arrays(self, arrays: Mapping[str, Array], params: Mapping[str, Any] | None = None) -> Rows:
         """A request that came as arrays, by the same rules; `BadRequestError` where it does not fit."""
@@ -57,6 +60,10 @@ def media_type(content_type: str) -> str:
             f"Expected one of the content types {', '.join(_MEDIA_TYPES)}, got {content_type[:100]!r}."
         )
     return kind
+
+
+def _formats(plan: Plan) -> Mapping[str, Format]:
+    return parsing_fast_columns.formats(plan.columns) if plan.columns else parsing_fast_tensors.formats(plan.tensors)
 
 
 def _reader(plan: Plan) -> Reader:

@@ -19,6 +19,8 @@ CHAT = ("messages", "prompt", "input")
 
 _REQUIRED = f"The input must be a JSON object with exactly one of {', '.join(FORMATS)}"
 
+_DIGITS = 4000
+
 _CONSTANTS = {"NaN": math.nan, "Infinity": Infinite("inf"), "-Infinity": Infinite("-inf")}
 
 
@@ -69,13 +71,23 @@ class JsonReader:
 
 def document(body: bytes) -> dict[str, Any]:
     """The object that a body is."""
-    try:
-        told = json.loads(body, parse_constant=_CONSTANTS.__getitem__)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"The body is not JSON in UTF-8: {error}") from error
+    told = loaded(body)
     if not isinstance(told, dict):
         raise BadRequestError(f"{_REQUIRED}, got {quoted(told)}.")
     return told
+
+
+def loaded(body: bytes) -> Any:
+    """What the JSON says. An infinity that it spells is an `Infinite`."""
+    try:
+        return json.loads(body, parse_constant=_CONSTANTS.__getitem__, parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"The body is not JSON in UTF-8: {error}") from error
+
+
+def _integer(text: str) -> int | float:
+    """Python refuses integers of thousands of digits; no number here may be so large, but what is ignored may."""
+    return int(text) if len(text) < _DIGITS else float(text)
 
 
 def rows(arrays: dict[str, Array], params: dict[str, Any] | None) -> Rows:

@@ -12,10 +12,9 @@ from typing import Any
 from serving.runtime.exchange import BadRequestError
 from serving.runtime.parsing_values import quoted
 
-_MISSING_TEXTS = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN")
-    + ("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
-)
+_MISSING_NUMBERS = frozenset({"NaN", "-NaN", "nan", "-nan", "-1.#IND", "1.#IND", "-1.#QNAN", "1.#QNAN"})
+
+_MISSING_TEXTS = _MISSING_NUMBERS | {"", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "None", "n/a", "null"}
 """What pandas reads as a missing value in a CSV file."""
 
 _NAMES_TOLD = 10
