@@ -19,6 +19,10 @@ class NotConvertible(Exception):
     """There is no compiled form of this model; the message says why, in one line that starts in lower case."""
 
 
+class NotProved(Exception):
+    """The compiled form differs, or there was too little time to see that it does not; one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model as MLflow loads it, and what is known of it so far."""

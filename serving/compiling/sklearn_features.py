@@ -8,7 +8,7 @@ Nothing rests on it being complete.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ from sklearn.preprocessing import (
 
 from serving.compiling import sklearn_trees
 from serving.compiling.conversion import NotConvertible
-from serving.compiling.trees import thresholds
+from serving.compiling.hints import Hints
+from serving.compiling.tree_arrays import thresholds
 
 _ENCODERS = tuple(
     getattr(preprocessing, name)
@@ -45,29 +46,17 @@ class Trace:
     offset: float = 0.0
 
 
-@dataclass(slots=True)
-class Features:
-    """What was found on the way, by raw column."""
-
-    categories: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """The values that every encoder of the column knows."""
-    edges: dict[str, list[float]] = field(default_factory=dict)
-    """Where answers may change."""
-    spread: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Centre and width of the column's data in training."""
-
-
 Traces = Sequence[Trace | None]
 
 
-def features_of(model: Any, columns: Sequence[str]) -> Features:
+def hints_of(model: Any, columns: Sequence[str]) -> Hints:
     """Follow `columns` through a fitted estimator."""
-    found = Features()
+    found = Hints()
     _follow(model, [Trace(name) for name in columns], found)
     return found
 
 
-def _follow(step: Any, traces: Traces, found: Features) -> Traces:
+def _follow(step: Any, traces: Traces, found: Hints) -> Traces:
     """Note what `step` does with its features; the features that it gives, none where that is not known."""
     if step is None or step == "passthrough":
         return traces
@@ -77,13 +66,13 @@ def _follow(step: Any, traces: Traces, found: Features) -> Traces:
     return []
 
 
-def _pipeline(step: Pipeline, traces: Traces, found: Features) -> Traces:
+def _pipeline(step: Pipeline, traces: Traces, found: Hints) -> Traces:
     for _, part in step.steps:
         traces = _follow(part, traces, found)
     return traces
 
 
-def _columns(step: ColumnTransformer, traces: Traces, found: Features) -> Traces:
+def _columns(step: ColumnTransformer, traces: Traces, found: Hints) -> Traces:
     names = [trace.name if trace else "" for trace in traces]
     width = max((part.stop for part in step.output_indices_.values()), default=0)
     results: list[Trace | None] = [None] * width
@@ -107,18 +96,18 @@ def _positions(chosen: Any, names: list[str]) -> list[int]:
     return [names.index(part) if isinstance(part, str) else int(part) for part in listed]
 
 
-def _union(step: FeatureUnion, traces: Traces, found: Features) -> Traces:
+def _union(step: FeatureUnion, traces: Traces, found: Hints) -> Traces:
     for _, part in step.transformer_list:
         _follow(part, traces, found)
     return []
 
 
-def _filled(step: SimpleImputer, traces: Traces, _: Features) -> Traces:
+def _filled(step: SimpleImputer, traces: Traces, _: Hints) -> Traces:
     kept = not step.add_indicator and len(step.statistics_) == len(traces)
     return traces if kept else []
 
 
-def _scaled(step: Any, traces: Traces, found: Features) -> Traces:
+def _scaled(step: Any, traces: Traces, found: Hints) -> Traces:
     scales, offsets = _affine(step, len(traces))
     results = []
     for trace, scale, offset in zip(traces, scales, offsets, strict=True):
@@ -139,7 +128,7 @@ def _affine(step: Any, width: int) -> tuple[Any, Any]:
     return ones if scale is None else scale, offset if centred else zeros
 
 
-def _encoded(step: Any, traces: Traces, found: Features) -> Traces:
+def _encoded(step: Any, traces: Traces, found: Hints) -> Traces:
     for trace, known in zip(traces, step.categories_, strict=False):
         if trace:
             values = _values(known)
@@ -153,19 +142,19 @@ def _values(known: Any) -> tuple[Any, ...]:
     return tuple(part for part in np.asarray(known).tolist() if part is not None and part == part)
 
 
-def _binned(step: KBinsDiscretizer, traces: Traces, found: Features) -> Traces:
+def _binned(step: KBinsDiscretizer, traces: Traces, found: Hints) -> Traces:
     for trace, bins in zip(traces, step.bin_edges_, strict=False):
         _note(found, trace, bins)
     return []
 
 
-def _binarized(step: Binarizer, traces: Traces, found: Features) -> Traces:
+def _binarized(step: Binarizer, traces: Traces, found: Hints) -> Traces:
     for trace in traces:
         _note(found, trace, [step.threshold])
     return []
 
 
-def _branched(step: Any, traces: Traces, found: Features) -> Traces:
+def _branched(step: Any, traces: Traces, found: Hints) -> Traces:
     try:
         by_feature = thresholds(sklearn_trees.trees_of(step))
     except NotConvertible:
@@ -176,13 +165,13 @@ def _branched(step: Any, traces: Traces, found: Features) -> Traces:
     return []
 
 
-def _note(found: Features, trace: Trace | None, values: Any) -> None:
+def _note(found: Hints, trace: Trace | None, values: Any) -> None:
     if trace:
         raw = np.asarray(values, dtype=float) * trace.scale + trace.offset
         found.edges.setdefault(trace.name, []).extend(raw[np.isfinite(raw)].tolist())
 
 
-_STEPS: tuple[tuple[Any, Callable[[Any, Traces, Features], Traces]], ...] = (
+_STEPS: tuple[tuple[Any, Callable[[Any, Traces, Hints], Traces]], ...] = (
     (Pipeline, _pipeline),
     (ColumnTransformer, _columns),
     (FeatureUnion, _union),

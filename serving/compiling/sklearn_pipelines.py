@@ -20,7 +20,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 
 from serving.compiling.conversion import Conversion, Edge, Loaded, NotConvertible
 from serving.compiling.graph import finished, gather_inputs, keep_outputs
-from serving.compiling.sklearn_features import Features, features_of
+from serving.compiling.hints import Hints
+from serving.compiling.sklearn_features import hints_of
 from serving.compiling.sklearn_tree_nodes import CONVERTERS, SHAPES
 from serving.runtime.plan import Column, Feed, Plan
 
@@ -38,8 +39,8 @@ EXACT, ROUNDED = 1e-9, 1e-5
 def convert(loaded: Loaded) -> Conversion:
     """A scikit-learn model whose answers are one array."""
     output = _output(loaded)
-    features = features_of(loaded.native, [column.name for column in loaded.plan.columns])
-    inputs = _inputs(loaded, features)
+    hints = hints_of(loaded.native, [column.name for column in loaded.plan.columns])
+    inputs = _inputs(loaded, hints)
     model = _converted(loaded.native, inputs)
     output = model.graph.output[output].name
     keep_outputs(model.graph, [output])
@@ -50,7 +51,7 @@ def convert(loaded: Loaded) -> Conversion:
         feeds,
         tuple(replace(result, source=output) for result in loaded.results),
         ROUNDED if _float32(loaded.plan) else EXACT,
-        _edges(features),
+        _edges(hints),
         loaded.frame,
     )
 
@@ -65,11 +66,11 @@ def _output(loaded: Loaded) -> int:
     return 1 if asked == "predict_proba" else 0
 
 
-def _inputs(loaded: Loaded, features: Features) -> dict[str, tuple[str, int]]:
+def _inputs(loaded: Loaded, hints: Hints) -> dict[str, tuple[str, int]]:
     """Name of each input to NumPy type and width."""
     if loaded.plan.tensors:
         return {_MATRIX: ("float64", _width(loaded.plan))}
-    types = {column.name: _type(column, column.name in features.categories) for column in loaded.plan.columns}
+    types = {column.name: _type(column, column.name in hints.categories) for column in loaded.plan.columns}
     if _picks_columns(loaded.native) or len(set(types.values())) > 1:
         return {name: (dtype, 1) for name, dtype in types.items()}
     return {_MATRIX: (next(iter(types.values())), len(types))}
@@ -128,6 +129,6 @@ def _float32(plan: Plan) -> bool:
     return bool(kinds & {"float", "float32"})
 
 
-def _edges(features: Features) -> tuple[Edge, ...]:
-    numbers = [Edge(name, tuple(np.unique(values).tolist())) for name, values in features.edges.items()]
-    return (*numbers, *(Edge(name, values) for name, values in features.categories.items()))
+def _edges(hints: Hints) -> tuple[Edge, ...]:
+    numbers = [Edge(name, tuple(np.unique(values).tolist())) for name, values in hints.edges.items()]
+    return (*numbers, *(Edge(name, values) for name, values in hints.categories.items()))

@@ -23,7 +23,8 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 
 from serving.compiling.conversion import NotConvertible
 from serving.compiling.sklearn_trees import BOOSTING, FORESTS, HISTOGRAMS, SINGLE, trees_of
-from serving.compiling.trees import Tree, summed
+from serving.compiling.tree_arrays import Tree
+from serving.compiling.trees import summed
 from serving.runtime.exchange import Array
 
 _numbers = count()

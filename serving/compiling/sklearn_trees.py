@@ -20,7 +20,7 @@ from sklearn.ensemble import (
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
 from serving.compiling.conversion import NotConvertible
-from serving.compiling.trees import Tree, constant
+from serving.compiling.tree_arrays import Tree, constant
 from serving.runtime.exchange import Array
 
 FORESTS = (RandomForestClassifier, ExtraTreesClassifier, RandomForestRegressor, ExtraTreesRegressor)

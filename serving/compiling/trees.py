@@ -12,52 +12,20 @@ than one value, where a tree for each value would cost twice as much and more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from serving.compiling.tree_arrays import LEAF, Branch, Tree, constant, thresholds
 from serving.runtime.exchange import Array
 
 ML = "ai.onnx.ml"
 """The domain of ONNX's operators for classical models; these nodes need its version 5."""
 
-LEAF = -1
-"""In `Tree.left`: the node is a leaf."""
-
-
-class Branch(IntEnum):
-    """When a row goes left, as ONNX numbers it."""
-
-    AT_MOST = 0
-    """The value is the threshold or less."""
-    LESS = 1
-    """The value is less than the threshold."""
-    EQUAL = 4
-    """The value is the threshold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """One tree as arrays over its nodes; node 0 is the root."""
-
-    feature: Array
-    """Position in the input; anything at leaves."""
-    threshold: Array
-    left: Array
-    """The next node where `branch` holds, or `LEAF`."""
-    right: Array
-    value: Array
-    """(nodes, values): what a leaf adds; anything elsewhere."""
-    missing_left: Array | None = None
-    """Whether NaN goes left; None where it always goes right."""
-    target: int = 0
-    """To which output the first value is added."""
-    branch: Branch | Array = Branch.AT_MOST
-    """The same for all nodes, or one for each."""
+__all__ = ["LEAF", "ML", "Branch", "Part", "Tree", "constant", "summed", "thresholds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +34,6 @@ class Part:
 
     nodes: tuple[NodeProto, ...]
     constants: tuple[TensorProto, ...] = ()
-
-
-def constant(value: float, target: int = 0) -> Tree:
-    """A tree that is one leaf: what the sum of a target starts from."""
-    nothing = np.full(1, LEAF)
-    return Tree(np.zeros(1, int), np.zeros(1), nothing, nothing, np.array([[value]]), None, target)
 
 
 def summed(
@@ -178,13 +140,3 @@ def _rooted(tree: Tree) -> Tree:
     if len(tree.left) > 1:
         return tree
     return Tree(np.zeros(2, int), np.zeros(2), np.array([1, LEAF]), np.array([1, LEAF]), np.repeat(tree.value, 2, 0))
-
-
-def thresholds(trees: Iterable[Tree]) -> dict[int, Array]:
-    """By feature, the thresholds that rows are compared with, sorted."""
-    features: dict[int, list[Array]] = {}
-    for tree in trees:
-        inner = tree.left != LEAF
-        for feature in np.unique(tree.feature[inner]):
-            features.setdefault(int(feature), []).append(tree.threshold[inner & (tree.feature == feature)])
-    return {feature: np.unique(np.concatenate(parts)) for feature, parts in sorted(features.items())}
