@@ -1,145 +1,86 @@
-"""The routes of the model server: MLflow's scoring protocol, the Open Inference Protocol, health, metrics."""
+"""The application of one server: the paths that predict in front, FastAPI with everything else behind them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from importlib import metadata
 
-import mlflow.version
 from fastapi import APIRouter, FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
-from serving.runtime import open_inference
-from serving.runtime.edge import Edge, Metrics, header
-from serving.runtime.scoring import Answer, Scorer, failure
-from serving.runtime.service import Caller, Service, State
+from serving.runtime import answers
+from serving.runtime.edge import Edge
+from serving.runtime.invocations import Invocations
+from serving.runtime.open_inference import OpenInference
+from serving.runtime.open_inference_model import OpenModel
+from serving.runtime.openapi import described
+from serving.runtime.service import Service, State
+from serving.runtime.tracing import Tracing
 
-MODES = ("live", "shadow", "replay")
-"""What ``x-promote-mode`` may say of a request."""
-
-
-def create_app(service: Service) -> Any:
-    """The ASGI application of one server."""
-    app = FastAPI(title=service.settings.origin.model, docs_url=None, redoc_url=None)
-    metrics = Metrics(service)
-    app.include_router(_health(service, metrics))
-    app.include_router(_scoring(service))
-    app.include_router(_open_inference(service))
-    return Edge(app, service, metrics)
+_JSON = "application/json"
 
 
-def _health(service: Service, metrics: Metrics) -> APIRouter:
-    routes = APIRouter()
-    origin = service.settings.origin
+def create_app(service: Service, tracing: Tracing) -> Edge:
+    """The ASGI application. To be called in the event loop that serves it."""
+    inference = OpenInference(OpenModel(service))
+    app = FastAPI(title=service.settings.origin.model, version=str(service.settings.origin.version), redoc_url=None)
+    app.include_router(_health(service))
+    app.include_router(inference.routes())
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
+    described(app, service)
+    protocols = (Invocations(service).protocol(), inference.protocol())
+    return Edge(app, service, tuple(map(tracing.traced, protocols)))
 
-    @routes.get("/health")
+
+def _health(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["Server"])
+
+    @routes.get("/health", summary="How the server is; 503 where it does not predict, or is about to end")
     async def health() -> Response:
-        state = service.state
-        told = {
-            "status": state.value,
-            "model": origin.model,
-            "version": origin.version,
-            "revision": origin.revision,
-            "signature": service.scorer is not None and service.scorer.schema is not None,
-        }
-        return _json(200 if state is State.READY else 503, told)
+        return Response(json.dumps(service.told()), _status(service), media_type=_JSON)
 
-    @routes.get("/ping")
-    async def ping() -> Response:
-        return Response("\n", 200 if service.scorer else 503, media_type="application/json")
-
-    @routes.get("/version")
-    async def version() -> Response:
-        return Response(mlflow.version.VERSION, media_type="application/json")
-
-    @routes.get("/metrics")
-    async def figures() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return routes
-
-
-def _scoring(service: Service) -> APIRouter:
-    routes = APIRouter()
-
-    @routes.post("/invocations")
-    async def invocations(request: Request) -> Response:
-        kind = request.headers.get("content-type", "")
-        return _response(await _predict(service, request, lambda scorer, body: scorer.score(body, kind), failure))
-
-    return routes
-
-
-def _open_inference(service: Service) -> APIRouter:
-    routes = APIRouter(prefix="/v2")
-    name, version = service.settings.origin.model, str(service.settings.origin.version)
-
-    @routes.get("/health/live")
+    @routes.get("/health/live", summary="Whether there is a server at all")
     async def live() -> Response:
-        return _json(200, {"live": True})
+        return Response('{"status": "live"}', media_type=_JSON)
 
-    @routes.get("/health/ready")
-    async def ready() -> Response:
-        return _json(200 if service.state is State.READY else 503, {"ready": service.state is State.READY})
+    @routes.get("/ping", summary="Whether predictions are answered, as MLflow's scoring server says it")
+    async def ping() -> Response:
+        return Response("\n", _status(service), media_type=_JSON)
 
-    @routes.get("/models/{model}")
-    async def describe(model: str) -> Response:
-        if model != name:
-            return _response(open_inference.failure(404, "NOT_FOUND", f"this server has {name}, not {model}"))
-        if service.scorer is None:
-            return _response(open_inference.failure(503, "TEMPORARILY_UNAVAILABLE", "the model is being loaded"))
-        return _json(200, open_inference.describe(name, version, service.scorer))
+    @routes.get("/version", summary="MLflow's version")
+    async def version() -> Response:
+        return Response(_mlflow_version(), media_type=_JSON)
 
-    @routes.post("/models/{model}/infer")
-    async def infer(model: str, request: Request) -> Response:
-        if model != name:
-            return _response(open_inference.failure(404, "NOT_FOUND", f"this server has {name}, not {model}"))
-
-        def score(scorer: Scorer, body: bytes) -> Answer:
-            return open_inference.infer(name, version, scorer, body)
-
-        return _response(await _predict(service, request, score, open_inference.failure))
+    @routes.get("/metrics", summary="Figures of all processes of this server, for Prometheus")
+    async def figures() -> Response:
+        service.look()
+        return Response(service.figures.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
 
 
-async def _predict(
-    service: Service,
-    request: Request,
-    score: Callable[[Scorer, bytes], Answer],
-    refuse: Callable[[int, str, str], Answer],
-) -> Answer:
-    if service.scorer is None:
-        return refuse(503, "TEMPORARILY_UNAVAILABLE", "the model is being loaded")
-    limit = service.settings.body_limit
-    body = await _body(request, limit)
-    if body is None:
-        return refuse(413, "BAD_REQUEST", f"the request is larger than {limit} bytes")
-    return await service.predict(lambda scorer: score(scorer, body), _caller(request))
+def _status(service: Service) -> int:
+    return 200 if service.state in (State.READY, State.DEGRADED) else 503
 
 
-async def _body(request: Request, limit: int) -> bytes | None:
-    """The whole body; None where it is larger than `limit`."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            return None
-        parts.append(part)
-    return b"".join(parts)
+def _mlflow_version() -> str:
+    for package in ("mlflow", "mlflow-skinny"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
-def _caller(request: Request) -> Caller:
-    mode = header(request.scope, b"x-promote-mode")
-    entity = header(request.scope, b"x-entity-id")
-    return Caller(request.scope["request_id"], mode if mode in MODES else "live", entity)
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "ENDPOINT_NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "BAD_REQUEST")
+    body = answers.error(code, str(error.detail))
+    return Response(body, error.status_code, headers=dict(error.headers or {}), media_type=_JSON)
 
 
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, media_type=answer.media_type)
-
-
-def _json(status: int, content: dict[str, Any]) -> Response:
-    return Response(json.dumps(content), status, media_type="application/json")
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """The trace goes to the log; the caller is told no more than this."""
+    return Response(answers.error("INTERNAL_ERROR", "the server failed"), 500, media_type=_JSON)

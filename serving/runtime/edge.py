@@ -107,7 +107,7 @@ class Edge:
 
     async def _other(self, headers: Headers, scope: Any, receive: Any, send: Any) -> None:
         request_id = self._request_id(headers)
-        request.set(Request(request_id, headers.get(b"traceparent")))
+        request.set(Request(request_id, _trace(headers)))
 
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -155,7 +155,7 @@ class Edge:
         mode = MODES.get(headers.get(b"x-promote-mode", b"live"), "live")
         entity = headers.get(b"x-entity-id")
         named = None if entity is None else entity.decode("latin-1")
-        return Caller(request_id, mode, named, self._clock() + seconds, headers.get(b"traceparent"))
+        return Caller(request_id, mode, named, self._clock() + seconds, _trace(headers))
 
     def _request_id(self, headers: Headers) -> str:
         given = headers.get(b"x-request-id")
@@ -197,6 +197,11 @@ def _refusal(error: ServingError, protocol: Protocol) -> Reply:
     if isinstance(error, TooLargeError):
         headers = (*headers, _CLOSE)
     return Reply(protocol.failure(error.code, str(error)), error.status, headers)
+
+
+def _trace(headers: Headers) -> str | None:
+    given = headers.get(b"traceparent")
+    return None if given is None else given.decode("latin-1")
 
 
 def _milliseconds(value: bytes) -> float:

@@ -14,16 +14,21 @@ _IDLE_SECONDS = 300.0
 
 
 def engine_for(settings: Settings, plan: Plan, meter: Meter) -> Engine:
-    """The engine, its compiled model loaded, and no thread or process started."""
+    """The engine, its compiled model loaded, and no thread or process started; `RuntimeError` where it cannot be."""
     native = _native(settings)
     if settings.batching is Batching.ON:
         plan = replace(plan, batching=True)
     if plan.compiled is None or settings.native:
         return NativePool(settings.model, plan, native, meter)
+    from serving.runtime.compiled import CompiledModel
     from serving.runtime.compiled_engine import CompiledEngine
 
     behind = NativePool(settings.model, plan, replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS), meter)
-    return CompiledEngine(settings.plan, plan, behind, settings, meter)
+    try:
+        model = CompiledModel(settings.plan, plan, settings.cores)
+    except Exception as error:  # ONNX Runtime's exceptions have no parent of their own
+        raise RuntimeError(f"the compiled model cannot be loaded: {error}") from error
+    return CompiledEngine(model, plan, behind, meter, settings.parity_share, privacy=settings.privacy)
 
 
 def _native(settings: Settings) -> NativeSettings:

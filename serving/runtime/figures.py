@@ -54,7 +54,7 @@ class _Histogram:
     def __init__(self, first: int, bounds: tuple[float, ...]) -> None:
         self.first, self.bounds, self.sum = first, bounds, first + len(bounds) + 1
 
-    def observe(self, row: memoryview, value: float) -> None:
+    def observe(self, row: memoryview[float], value: float) -> None:
         row[self.first + bisect_left(self.bounds, value)] += 1.0
         row[self.sum] += value
 

@@ -19,7 +19,7 @@ class Request(NamedTuple):
     """What the lines of one request have in common."""
 
     request_id: str
-    traceparent: bytes | None
+    traceparent: str | None
     """W3C trace context, as it came."""
 
 
@@ -54,9 +54,9 @@ def configure(as_json: bool) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def trace_of(traceparent: bytes | None) -> tuple[str, str] | None:
+def trace_of(traceparent: str | None) -> tuple[str, str] | None:
     """Trace id and span id of a W3C ``traceparent``; None where it is none."""
-    parts = (traceparent or b"").split(b"-")
+    parts = (traceparent or "").split("-")
     if len(parts) < 4 or [len(part) for part in parts[:4]] != [2, 32, 16, 2]:
         return None
     try:

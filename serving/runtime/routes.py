@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -52,8 +51,3 @@ class Protocol:
     def __post_init__(self) -> None:
         body = self.failure("INTERNAL_ERROR", "the server failed")
         object.__setattr__(self, "unforeseen", Reply(body, 500, self.headers))
-
-
-def failure(code: str, message: str) -> bytes:
-    """An error as MLflow's scoring server writes it."""
-    return json.dumps({"error_code": code, "message": message}).encode()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from serving.runtime.exchange import Engine, NotReadyError, Predictions, Raw, Rows, Written
+from serving.prediction_log_entry import Served
+from serving.runtime.exchange import Engine, Health, NotReadyError, Predictions, Raw, Rows, Written
 from serving.runtime.figures import Figures
 from serving.runtime.parsing import Parser
 from serving.runtime.plan import Plan
@@ -21,7 +22,7 @@ from serving.runtime.settings import Settings
 from serving.runtime.warming import warm_up
 
 if TYPE_CHECKING:
-    from serving.prediction_log import PredictionLog, Served
+    from serving.prediction_log import PredictionLog
 
 
 class State(str, Enum):  # noqa: UP042
@@ -54,19 +55,20 @@ class Caller:
 class Service:
     """The model of this server, what is counted and logged of it, and how far it is."""
 
-    def __init__(self, settings: Settings, plan: Plan, figures: Figures, engine: Engine) -> None:
+    def __init__(self, settings: Settings, plan: Plan, figures: Figures) -> None:
         self.settings, self.plan, self.figures = settings, plan, figures
         self.parser = Parser(plan)
         self.log: PredictionLog | None = None
         self.stopping = False
-        self._engine, self._started = engine, False
+        self._engine: Engine | None = None
+        self._started = False
         self._sampled = random.Random()  # noqa: S311 - a share of requests, no secret
 
     @property
     def state(self) -> State:
         if self.stopping:
             return State.STOPPING
-        health = self._engine.health()
+        health = self._health()
         if not self._started or not health.ready:
             return State.STARTING
         return State.DEGRADED if health.trouble else State.READY
@@ -76,17 +78,18 @@ class Service:
         """Whether predictions are answered, also while stopping."""
         return self._started
 
-    async def start(self) -> None:
-        """Load the model and make a first prediction; `RuntimeError` with the reason where it cannot be done."""
+    async def start(self, engine: Engine) -> None:
+        """Make the engine ready, and a first prediction; `RuntimeError` with the reason where it cannot be done."""
+        self._engine = engine
         if self.settings.log:
             self.log = _log(self.settings)
-        await self._engine.start()
-        await warm_up(self._engine, self.parser, self.plan, self.settings.model)
+        await engine.start()
+        await warm_up(engine, self.parser, self.plan, self.settings.model)
         self._started = True
 
     async def predict(self, ask: Rows | Raw, caller: Caller) -> Predictions | Written:
         """Predictions for `ask`; raises a `ServingError`. What is returned is also in the prediction log."""
-        if not self._started:
+        if not self._started or self._engine is None:
             raise NotReadyError("the model is being loaded")
         began = time.time()
         answer = await self._engine.predict(ask, caller.deadline)
@@ -96,7 +99,7 @@ class Service:
 
     def told(self) -> dict[str, Any]:
         """What the server says of itself."""
-        origin, health = self.settings.origin, self._engine.health()
+        origin, health = self.settings.origin, self._health()
         warnings = [] if self.plan.signature else ["the model has no signature: inputs are typed as they come"]
         return {
             "status": self.state.value,
@@ -121,9 +124,13 @@ class Service:
 
     async def close(self) -> None:
         """End the engine, and write what the log still has. Nothing is in flight any more."""
-        await self._engine.close()
+        if self._engine is not None:
+            await self._engine.close()
         if self.log is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.log.close)
+
+    def _health(self) -> Health:
+        return self._engine.health() if self._engine else Health(ready=False)
 
     def _chosen(self) -> bool:
         share = self.settings.log_sample
@@ -138,10 +145,11 @@ def _log(settings: Settings) -> PredictionLog:
 
 def _served(ask: Rows | Raw, answer: Predictions | Written, caller: Caller, began: float) -> Served:
     took = (time.time() - began) * 1000
+    count = ask.count if isinstance(ask, Rows) else None
+    inputs = ask.columns if isinstance(ask, Rows) else None
+    outputs: Any = None
     if isinstance(answer, Written):
-        inputs = dict(ask.columns) if isinstance(ask, Rows) else answer.inputs
-        return Served(caller.request_id, began, caller.mode, caller.entity, took, inputs, answer.outputs)
-    columns = answer.columns
-    outputs = columns[""] if len(columns) == 1 and "" in columns else dict(columns)
-    inputs = dict(ask.columns) if isinstance(ask, Rows) else None
-    return Served(caller.request_id, began, caller.mode, caller.entity, took, inputs, outputs)
+        inputs, outputs = inputs or answer.inputs, answer.outputs
+    else:
+        outputs = answer.columns.get("", answer.columns)
+    return Served(caller.request_id, began, caller.mode, caller.entity, took, inputs, outputs, count)

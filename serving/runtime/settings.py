@@ -6,13 +6,13 @@ Every name is listed here, so that a target knows what it can say.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from serving.prediction_log import Origin, Privacy
+from serving.prediction_log_entry import Origin, Privacy
 
 
 class Batching(str, Enum):  # noqa: UP042
@@ -200,5 +200,5 @@ def _sensible(field: str, value: Any) -> Any:
     return value
 
 
-def _names(text: str) -> Collection[str]:
+def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())

@@ -16,25 +16,32 @@ _EXAMPLE = "serving_input_example.json"
 """Where MLflow keeps a request made of the model's input example."""
 
 _SECONDS = 600.0
+"""The first prediction may take this long."""
+
+_TIMES = 3
+"""A compiled model predicts so often: the first time takes longest, the others teach the engine how long it takes."""
 
 _logger = logging.getLogger(__name__)
 
 
 async def warm_up(engine: Engine, parser: Parser, plan: Plan, model: Path) -> None:
-    """Predict once; `RuntimeError` where the model fails on its own input example."""
+    """Predict; `RuntimeError` where the model fails on its own input example."""
     deadline = asyncio.get_running_loop().time() + _SECONDS
     example = model / _EXAMPLE
     if example.exists():
-        await _with_example(engine, parser, example.read_bytes(), deadline)
+        times = _TIMES if plan.compiled else 1
+        await _with_example(engine, parser, example.read_bytes(), times, deadline)
     elif plan.typed:
         await _with_drawn(engine, plan, deadline)
     else:
         _logger.info("the model has neither input example nor signature: ready without a first prediction")
 
 
-async def _with_example(engine: Engine, parser: Parser, body: bytes, deadline: float) -> None:
+async def _with_example(engine: Engine, parser: Parser, body: bytes, times: int, deadline: float) -> None:
     try:
-        await engine.predict(parser.parse(body, "application/json"), deadline)
+        ask = parser.parse(body, "application/json")
+        for _ in range(times):
+            await engine.predict(ask, deadline)
     except ServingError as error:
         if error.status >= 500:
             raise RuntimeError(f"the model fails on its own input example: {error}") from error
@@ -46,7 +53,8 @@ async def _with_drawn(engine: Engine, plan: Plan, deadline: float) -> None:
     columns: dict[str, Array] = {column.name: _of_column(column) for column in plan.columns}
     columns |= {tensor.name: _of_tensor(tensor) for tensor in plan.tensors}
     try:
-        await engine.predict(Rows(columns, 1), deadline)
+        for _ in range(_TIMES if plan.compiled else 1):
+            await engine.predict(Rows(columns, 1), deadline)
     except ServingError as error:
         _logger.info("a row of zeros, drawn for want of an input example, is refused: %s", error)
 

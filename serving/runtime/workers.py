@@ -1,48 +1,124 @@
-"""Several model servers on one socket: the system hands each new connection to one of them.
+"""Several front processes on one socket and one loaded model.
 
-Each is a process with the model loaded for itself, and listens only once it is ready. One that ends by itself
-ends them all, because whoever runs this program knows better whether to start it again.
+The model is loaded once and the processes are forked from that, before there is any thread or event loop, so that its
+memory is theirs together. The parent does nothing but replace those that die. They end, drained, when it is gone: each
+holds the reading end of a pipe that only the parent can write to.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from types import FrameType
 
+from serving.runtime.engines import engine_for
+from serving.runtime.exchange import Event
+from serving.runtime.figures import Figures
+from serving.runtime.front import Front, Shared
+from serving.runtime.plan import Plan
 from serving.runtime.settings import Settings
+from serving.runtime.web import BACKLOG
+
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
+
+_SETTLED_SECONDS = 60.0
+"""A process that lived so long did not die of what the one before it died of."""
+
+_logger = logging.getLogger("serving.runtime")
 
 
-def serve_by_several(settings: Settings, listener: socket.socket) -> int:
-    """Serve by `settings.workers` processes until SIGTERM or until one of them ends; the exit status."""
-    workers = [_start(settings, listener.fileno()) for _ in range(settings.workers)]
-    stopping: list[int] = []
+class Workers:
+    """The front processes of one server."""
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        stopping.append(number)
-        _tell(workers, signal.SIGTERM)
+    def __init__(self, settings: Settings, plan: Plan, listener: socket.socket) -> None:
+        self._settings, self._plan, self._listener = settings, plan, listener
+        origin = settings.origin
+        self._figures = Figures(origin.model, origin.version, settings.workers + 1)
+        self._reader, self._writer = os.pipe()
+        self._workers: dict[int, int] = {}
+        """Process id to the number of the worker."""
+        self._born: dict[int, float] = {}
+        self._deaths = 0
+        self._stopping = False
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    while not stopping and all(worker.poll() is None for worker in workers):
-        time.sleep(0.1)
-    _tell(workers, signal.SIGTERM)
-    codes = [worker.wait() for worker in workers]
-    return 0 if stopping else max(map(abs, codes)) or 1
+    def run(self) -> int:
+        """Serve until SIGTERM, or until the model turns out not to load; the exit status."""
+        try:
+            self._engine = engine_for(self._settings, self._plan, self._figures)
+        except RuntimeError as error:
+            _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it
+            return 1
+        self._listener.listen(BACKLOG)
+        self._figures.be(self._settings.workers)
+        gc.collect()
+        gc.freeze()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        for worker in range(self._settings.workers):
+            self._fork(worker)
+        return self._watch()
 
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        self._tell(signal.SIGTERM)
 
-def _start(settings: Settings, descriptor: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "serving.runtime", "--model", str(settings.model)]
-    return subprocess.Popen(
-        [*command, "--fd", str(descriptor), "--late"], pass_fds=[descriptor], env={**os.environ, "WORKERS": "1"}
-    )
+    def _tell(self, number: signal.Signals) -> None:
+        for pid in self._workers:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number)
 
+    def _fork(self, worker: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become(worker)
+        self._workers[pid], self._born[pid] = worker, time.monotonic()
+        if self._stopping:
+            self._tell(signal.SIGTERM)
 
-def _tell(workers: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(number)
+    def _become(self, worker: int) -> None:
+        """The child: does not return."""
+        status = 1
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            os.close(self._writer)
+            self._figures.be(worker)
+            front = Front(self._settings, self._plan, self._figures, self._listener, Shared(self._engine, self._reader))
+            status = front.run()
+        finally:
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _watch(self) -> int:
+        """Until all workers have ended; one that could not start ends them all."""
+        failed = False
+        while self._workers:
+            pid, status = os.waitpid(-1, 0)
+            worker = self._workers.pop(pid, None)
+            if worker is None:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            if self._stopping:
+                continue
+            if code == 1:
+                failed = True
+                self._stop(signal.SIGTERM, None)
+            else:
+                self._replace(worker, pid, code)
+        return 1 if failed else 0
+
+    def _replace(self, worker: int, pid: int, code: int) -> None:
+        how = signal.Signals(-code).name if code < 0 else f"status {code}"
+        _logger.error("front process %d ended with %s: it is replaced", pid, how)
+        self._figures.event(Event.WORKER_REPLACED)
+        self._deaths = 0 if time.monotonic() - self._born.pop(pid) > _SETTLED_SECONDS else self._deaths + 1
+        if self._deaths > 1:
+            time.sleep(min(_FIRST_BACK_OFF * 2.0**self._deaths, _LONGEST_BACK_OFF))
+        self._fork(worker)

@@ -1,0 +1,98 @@
+"""OpenTelemetry traces: a span per prediction, below the caller's own.
+
+Only where OTEL_TRACES_EXPORTER asks for them (``console`` or ``otlp``) and the SDK is there; otherwise nothing is
+imported, and predictions are not even wrapped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from importlib import import_module
+from typing import Any
+
+from serving.prediction_log_entry import Origin
+from serving.runtime.exchange import ServingError
+from serving.runtime.routes import Asked, Protocol, Reply
+
+_VARIABLE = "OTEL_TRACES_EXPORTER"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Where spans go; nowhere without a provider."""
+
+    origin: Origin
+    provider: Any = None
+
+    @classmethod
+    def of_environment(cls, origin: Origin) -> Tracing:
+        """As the environment says."""
+        asked = os.environ.get(_VARIABLE, "none")
+        if asked in ("", "none"):
+            return cls(origin)
+        try:
+            return cls(origin, _provider(asked))
+        except (ImportError, ValueError) as error:
+            _logger.warning("%s=%s: no traces: %s", _VARIABLE, asked, error)
+            return cls(origin)
+
+    def traced(self, protocol: Protocol) -> Protocol:
+        """The same protocol, with a span around every answer."""
+        return protocol if self.provider is None else changed(protocol, answer=self._around(protocol.answer))
+
+    def close(self) -> None:
+        """Send what was not sent yet."""
+        if self.provider is not None:
+            self.provider.shutdown()
+
+    def _around(self, answer: Callable[[Asked], Awaitable[Reply]]) -> Callable[[Asked], Awaitable[Reply]]:
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        tracer, origin = self.provider.get_tracer("serving.runtime"), self.origin
+        propagator = TraceContextTextMapPropagator()
+
+        async def traced(asked: Asked) -> Reply:
+            trace = asked.caller.trace
+            parent = propagator.extract({"traceparent": trace} if trace else {})
+            attributes = {
+                "promote.model": origin.model,
+                "promote.version": origin.version,
+                "promote.request_id": asked.caller.request_id,
+                "url.path": asked.path,
+            }
+            with tracer.start_as_current_span(
+                "predict", context=parent, kind=SpanKind.SERVER, attributes=attributes, record_exception=False
+            ) as span:
+                try:
+                    return await answer(asked)
+                except ServingError as error:
+                    span.set_status(Status(StatusCode.ERROR, error.cause))
+                    raise
+
+        return traced
+
+
+def _provider(exporter: str) -> Any:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(_exporter(exporter)))
+    return provider
+
+
+def _exporter(name: str) -> Any:
+    if name == "console":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        return ConsoleSpanExporter()
+    if name == "otlp":
+        return import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter").OTLPSpanExporter()
+    raise ValueError("only console and otlp are known")
