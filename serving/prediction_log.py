@@ -31,9 +31,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serving.prediction_log_entry import NOTHING_PRIVATE, Origin, Privacy, Served
-from serving.prediction_log_table import SCHEMA, columns_of, count_rows, joined, rows_of, tabulate
+from serving.prediction_log_table import SCHEMA, joined, rows_of, tabulate
 
-__all__ = ["SCHEMA", "Origin", "PredictionLog", "Privacy", "Served", "columns_of", "count_rows", "read", "tabulate"]
+__all__ = ["SCHEMA", "Origin", "PredictionLog", "Privacy", "Served", "read"]
 
 _logger = logging.getLogger(__name__)
 

@@ -130,7 +130,7 @@ def _end_to_end(values: Sequence[Any], counts: list[int], unnamed: str) -> dict[
 
 
 def _one(arrays: Sequence[_Array], counts: list[int]) -> _Array:
-    if not all(type(array) is np.ndarray for array in arrays) or list(map(len, arrays)) != counts:
+    if set(map(type, arrays)) != {np.ndarray} or list(map(len, arrays)) != counts:
         raise ValueError("not an array with a value for every row")
     return np.concatenate(arrays, dtype=arrays[0].dtype, casting="no")
 

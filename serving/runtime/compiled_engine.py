@@ -36,7 +36,7 @@ from serving.runtime.exchange import (
     Stage,
     Written,
 )
-from serving.runtime.parity import Native, Pace, Parity
+from serving.runtime.parity import USUAL, Native, Pace, Parity
 from serving.runtime.plan import Plan
 
 _SHORT = 0.001
@@ -82,7 +82,7 @@ class CompiledEngine:
         share: float,
         *,
         privacy: Privacy = NOTHING_PRIVATE,
-        pace: Pace | None = None,
+        pace: Pace = USUAL,
     ) -> None:
         """`share` of the answers is computed again natively; columns that `privacy` names are never shown.
 
@@ -90,14 +90,7 @@ class CompiledEngine:
         """
         assert plan.compiled is not None
         self._model, self._plan, self._native, self._meter = model, plan, native, meter
-        self._parity = Parity(
-            native,
-            meter,
-            pace=pace or Pace(share),
-            tolerance=plan.compiled.tolerance,
-            rowwise=plan.batching,
-            privacy=privacy,
-        )
+        self._parity = Parity(native, plan, meter, share, privacy, pace)
         self._pass = self._parity.first()
         self._names = tuple(dict.fromkeys(name for feed in plan.compiled.feeds for name in feed.columns))
         self._service = ServiceTime()

@@ -31,6 +31,7 @@ from serving.runtime.exchange import (
     ServingError,
     Written,
 )
+from serving.runtime.plan import Plan
 
 NEVER = 2**62
 """A number of answers that is never reached."""
@@ -50,10 +51,8 @@ class Native(Engine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many answers are checked, and when."""
+    """How much is checked at once, and when."""
 
-    share: float = 0.01
-    """Of the answers; 0 for no checks at all."""
     head: int = 20
     """So many of the first answers are kept whatever the share, so that the first check has something to say."""
     kept: int = 200
@@ -70,6 +69,9 @@ class Pace:
     """Seconds between rows that keep the native path from falling asleep, once it serves for good."""
 
 
+USUAL = Pace()
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     rows: Rows
@@ -79,24 +81,25 @@ class _Kept:
 class Parity:
     """Keeps some answers of the compiled model, and checks them now and then."""
 
-    def __init__(
-        self, native: Native, meter: Meter, *, pace: Pace, tolerance: float, rowwise: bool, privacy: Privacy
-    ) -> None:
-        """`rowwise`: an answer does not depend on the other rows of its request, so some of them can be checked."""
+    def __init__(self, native: Native, plan: Plan, meter: Meter, share: float, privacy: Privacy, pace: Pace) -> None:
+        """`share` of the answers is checked; columns that `privacy` names are never shown."""
+        assert plan.compiled is not None
         self.verdict = ""
         """Why the compiled model is not to be used any more; empty while it is."""
         self.trouble = ""
         """Why the last check could not be made."""
-        self._native, self._meter, self._pace = native, meter, pace
-        self._tolerance, self._rowwise, self._privacy = tolerance, rowwise, privacy
+        self._native, self._meter, self._share, self._pace = native, meter, share, pace
+        self._tolerance, self._privacy = plan.compiled.tolerance, privacy
+        self._rowwise = plan.batching
+        """Whether an answer does not depend on the other rows of its request, so that some of them can be checked."""
         self._kept: list[_Kept] = []
         self._seen = 0
-        self._head = pace.head if pace.share > 0 else 0
+        self._head = pace.head if share > 0 else 0
         self._random = random.Random()  # noqa: S311 - it only spreads samples
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        if self._pace.share > 0:
+        if self._share > 0:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
@@ -125,8 +128,7 @@ class Parity:
 
     def _gap(self) -> int:
         """1 / share on the average, and never the same, so that nothing periodic is always or never seen."""
-        share = self._pace.share
-        return NEVER if share <= 0 else self._random.randrange(max(1, round(2 / share) - 1))
+        return NEVER if self._share <= 0 else self._random.randrange(max(1, round(2 / self._share) - 1))
 
     def _part(self, rows: Rows, answer: Predictions) -> _Kept:
         start = self._random.randrange(max(1, answer.count - self._pace.rows + 1))
@@ -148,27 +150,25 @@ class Parity:
         await self._stay_awake(kept[0])
 
     async def _check(self, kept: Sequence[_Kept]) -> None:
-        self.trouble = ""
+        trouble = ""
         for start in range(0, len(kept), _AT_ONCE):
             part = kept[start : start + _AT_ONCE]
-            differences = await asyncio.gather(*(self._difference(one) for one in part))
-            for one, difference in zip(part, differences):  # noqa: B905 - they are as many
-                if difference:
-                    self._found(one, difference)
-            if self.verdict or self.trouble:
-                return
+            outcomes = await asyncio.gather(*(self._outcome(one) for one in part))
+            for one, outcome in zip(part, outcomes):  # noqa: B905 - they are as many
+                if isinstance(outcome, ServingError):
+                    trouble = f"answers of the compiled model could not be checked: {outcome}"
+                elif outcome:
+                    self._found(one, outcome)
+            if trouble or self.verdict:
+                break
+        self.trouble = trouble
 
-    async def _difference(self, kept: _Kept) -> str:
-        """How the answer differs from the model's own, twice; empty where it does not, or cannot be told."""
-        difference = ""
+    async def _outcome(self, kept: _Kept) -> str | ServingError:
+        """How the answer differs from the model's own, twice; empty where it does not; or why that cannot be told."""
         try:
-            for _ in range(2):
-                difference = await self._compared(kept)
-                if not difference:
-                    break
+            difference = await self._compared(kept) and await self._compared(kept)
         except ServingError as error:
-            self.trouble = f"answers of the compiled model could not be checked: {error}"
-            return ""
+            return error
         self._meter.event(Event.PARITY_CHECKED)
         return difference
 
@@ -209,9 +209,10 @@ def difference_of(answer: Predictions, own: Predictions, tolerance: float) -> st
         theirs = own.columns[name]
         if ours.shape != theirs.shape or _kind(ours) != _kind(theirs):
             return f"{name or 'the answer'} is {ours.dtype}{ours.shape} and not {theirs.dtype}{theirs.shape}"
-        far = np.flatnonzero(_far(ours, theirs, tolerance).reshape(answer.count, -1).any(axis=1))
-        if far.size:
-            return f"{name or 'the answer'} differs in {far.size} of {answer.count} rows"
+        far = _far(ours, theirs, tolerance)
+        if far.any():
+            rows = int(far.reshape(answer.count, -1).any(axis=1).sum())
+            return f"{name or 'the answer'} differs in {rows} of {answer.count} rows{_by(ours, theirs)}"
     return ""
 
 
@@ -225,12 +226,14 @@ def shown(rows: Rows, privacy: Privacy) -> dict[str, object]:
 
 
 def _far(ours: Array, theirs: Array, tolerance: float) -> Array:
-    if ours.dtype.kind not in "fc":
+    if ours.dtype.kind != "f":
         return np.asarray(ours != theirs)
-    size = np.maximum(1.0, np.abs(theirs))
-    close = np.abs(ours.astype(np.float64) - theirs) <= tolerance * size
-    same: Array = close | (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-    return ~same
+    near: Array = np.abs(ours.astype(np.float64) - theirs) <= tolerance * np.maximum(1.0, np.abs(theirs))
+    return ~near
+
+
+def _by(ours: Array, theirs: Array) -> str:
+    return f", by up to {np.abs(ours.astype(np.float64) - theirs).max():.2g}" if ours.dtype.kind == "f" else ""
 
 
 def _kind(array: Array) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.prediction_log import Origin, PredictionLog, Privacy, Served, columns_of, count_rows, read
+from serving.prediction_log import Origin, PredictionLog, Privacy, Served, read
+from serving.prediction_log_table import columns_of, count_rows
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ORIGIN = Origin("churn", 7, "churn-v7-abc")
