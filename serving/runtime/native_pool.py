@@ -120,13 +120,13 @@ class NativePool:
 
     async def predict(self, ask: Rows | Raw, deadline: float) -> Predictions | Written:
         if len(self._queue) >= self._settings.queue:
-            raise QueueFullError("more requests wait than may", self._drained_in())
+            raise QueueFullError(f"{self._settings.queue} requests wait already", self._drained_in())
         return await self._wait(self._queue, ask, deadline)
 
     async def recompute(self, rows: Rows) -> Predictions | Written:
         """Predict when nothing else waits; for parity checks."""
         if len(self._checks) >= _CHECKS:
-            raise QueueFullError("more checks wait than may", self._drained_in())
+            raise QueueFullError(f"{_CHECKS} checks wait already", self._drained_in())
         return await self._wait(self._checks, rows, math.inf)
 
     def health(self) -> Health:

@@ -51,12 +51,10 @@ class ModelProcess(asyncio.Protocol):
 
     async def start(self, setup: Setup, seconds: float) -> None:
         """Return once the model is loaded and warm; `LoadError` where it is not within so many seconds."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            await self._loop.create_unix_connection(lambda: self, sock=ours)
-            self._spawn(theirs, setup.cores)
-            self._transport.write(packed(setup))
+        try:
+            await self._begin(setup)
+        except OSError as error:
+            raise LoadError(f"no process could be started: {error}") from error
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), seconds)
         except asyncio.TimeoutError:  # noqa: UP041 - of Python 3.10
@@ -65,7 +63,17 @@ class ModelProcess(asyncio.Protocol):
         except asyncio.CancelledError:
             self.kill("was not wanted any more")
             raise
+        if self._gone.is_set():
+            raise LoadError(f"the model's process {self._why or 'ended'} as soon as the model was loaded")
         self.size = self.resident()
+
+    async def _begin(self, setup: Setup) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            await self._loop.create_unix_connection(lambda: self, sock=ours)
+            self._spawn(theirs, setup.cores)
+        self._transport.write(packed(setup))
 
     def _spawn(self, theirs: socket.socket, cores: int) -> None:
         number, front = str(theirs.fileno()), str(os.getpid())
