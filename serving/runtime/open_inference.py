@@ -36,12 +36,15 @@ _UNSUPPORTED = ("shared_memory_region", "classification")
 """Parameters of tensors that cannot be ignored without a wrong answer."""
 
 
+_NO_DATA = msgspec.Raw(b"")
+
+
 class _Input(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
     parameters: Mapping[str, Any] | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NO_DATA
 
 
 class _Asked(msgspec.Struct):
@@ -153,7 +156,7 @@ def server_metadata() -> dict[str, Any]:
 
 def failure(_code: str, message: str) -> bytes:
     """An error as the protocol writes it."""
-    return orjson.dumps({"error": message})
+    return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})
 
 
 def _path(name: str, version: str) -> str:
@@ -195,7 +198,7 @@ def _tensors(inputs: Sequence[_Input], tail: memoryview) -> dict[str, Array]:
         if size is not None:
             arrays[name] = from_bytes(name, tensor.datatype, tensor.shape, tail[place : place + size])
             place += size
-        elif tensor.data is None:
+        elif tensor.data is _NO_DATA:
             raise BadRequestError(f"tensor {name!r} has neither 'data' nor 'binary_data_size'")
         else:
             arrays[name] = from_json(name, tensor.datatype, tensor.shape, tensor.data)

@@ -8,36 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import Any
 
 import numpy as np
 
 from serving.runtime.exchange import Array, BadRequestError
-from serving.runtime.open_inference_tensors import Output, dtype_of, size_of
+from serving.runtime.open_inference_tensors import DATATYPES, Output, dtype_of, shaped
 
 _LENGTH = Struct("<I")
+
+_LITTLE = {datatype: dtype.newbyteorder("<") for datatype, dtype in DATATYPES.items()}
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview) -> Array:
     """The array of a tensor whose values are these bytes; those of BYTES are bytes."""
-    dtype, size = dtype_of(name, datatype), size_of(name, shape)
+    dtype = dtype_of(name, datatype)
     if datatype == "BYTES":
-        return _of_texts(name, _texts(name, data), shape, size)
-    if len(data) != size * dtype.itemsize:
-        raise BadRequestError(f"tensor {name!r}: {len(data)} bytes, but {datatype} of {list(shape)} has {size} values")
-    if datatype == "BOOL":
-        truths: Array = np.frombuffer(data, np.uint8) != 0
-        return truths.reshape(shape)
-    array: Array = np.frombuffer(data, dtype.newbyteorder("<"))
-    if not (array.flags.aligned and array.dtype.isnative):
-        array = array.astype(dtype)
-    return array.reshape(shape)
+        flat = _objects(_texts(name, data))
+    elif len(data) % dtype.itemsize:
+        raise BadRequestError(f"tensor {name!r}: {len(data)} bytes are no whole number of {datatype}")
+    elif datatype == "BOOL":
+        flat = np.frombuffer(data, np.uint8) != 0
+    else:
+        flat = np.frombuffer(data, _LITTLE[datatype])
+        if not (flat.flags.aligned and flat.dtype.isnative):
+            flat = flat.astype(dtype)
+    return shaped(name, flat, shape)
 
 
 def to_bytes(output: Output) -> bytes:
     if output.datatype == "BYTES":
         return b"".join(_behind_length(as_bytes(value)) for value in output.values.ravel().tolist())
-    return output.values.astype(output.values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return output.values.astype(_LITTLE[output.datatype], copy=False).tobytes()
 
 
 def as_bytes(value: str | bytes | None) -> bytes:
@@ -62,9 +63,7 @@ def _texts(name: str, data: memoryview) -> list[bytes]:
     return texts
 
 
-def _of_texts(name: str, texts: list[Any], shape: Sequence[int], size: int) -> Array:
-    if len(texts) != size:
-        raise BadRequestError(f"tensor {name!r}: {len(texts)} values, but shape {list(shape)} has {size}")
-    array = np.empty(size, dtype=object)
+def _objects(texts: list[bytes]) -> Array:
+    array = np.empty(len(texts), dtype=object)
     array[:] = texts
-    return array.reshape(shape)
+    return array

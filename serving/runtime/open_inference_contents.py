@@ -14,7 +14,7 @@ import numpy as np
 from serving.runtime.exchange import Array, BadRequestError
 from serving.runtime.open_inference_binary import as_bytes, from_bytes, to_bytes
 from serving.runtime.open_inference_messages import CHOICE, message
-from serving.runtime.open_inference_tensors import Output, dtype_of, size_of
+from serving.runtime.open_inference_tensors import Output, dtype_of, shaped
 
 _FIELDS = {
     "BOOL": "bool_contents",
@@ -67,28 +67,25 @@ def response(request: Any, name: str, version: str, outputs: Sequence[Output]) -
 
 
 def _from_contents(name: str, datatype: str, shape: Sequence[int], contents: Any) -> Array:
-    dtype, size = dtype_of(name, datatype), size_of(name, shape)
+    dtype = dtype_of(name, datatype)
     if datatype not in _FIELDS:
         raise BadRequestError(f"tensor {name!r}: {datatype} has to be in raw_input_contents")
     values = getattr(contents, _FIELDS[datatype])
-    if len(values) != size:
-        found = f"{len(values)} values in {_FIELDS[datatype]}"
-        raise BadRequestError(f"tensor {name!r}: {found}, but shape {list(shape)} has {size}")
     if dtype.kind == "O":
-        array = np.empty(size, dtype=object)
+        array = np.empty(len(values), dtype=object)
         array[:] = values
     else:
-        array = _numbers(name, datatype, values, size)
-    return array.reshape(shape)
+        array = _numbers(name, datatype, values)
+    return shaped(name, array, shape)
 
 
-def _numbers(name: str, datatype: str, values: Sequence[Any], size: int) -> Array:
+def _numbers(name: str, datatype: str, values: Sequence[Any]) -> Array:
     """The lists of small integers are wider than the integers."""
     dtype = dtype_of(name, datatype)
     if dtype.kind not in "iu" or dtype.itemsize == _WIDE.itemsize:
-        return np.fromiter(values, dtype, size)
-    wide, bounds = np.fromiter(values, _WIDE, size), np.iinfo(dtype)
-    if size and not bounds.min <= wide.min() <= wide.max() <= bounds.max:
+        return np.fromiter(values, dtype, len(values))
+    wide, bounds = np.fromiter(values, _WIDE, len(values)), np.iinfo(dtype)
+    if len(wide) and not bounds.min <= wide.min() <= wide.max() <= bounds.max:
         raise BadRequestError(f"tensor {name!r}: values are not all {datatype}: {bounds.min} to {bounds.max}")
     return wide.astype(dtype)
 

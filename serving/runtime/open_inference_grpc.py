@@ -150,9 +150,9 @@ class _Inference:
 
     def _caller(self, context: Any) -> Caller:
         told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        given, trace = told.get("x-request-id", ""), told.get("traceparent")
+        given, trace = told.get("x-request-id", ""), told.get("traceparent", "").encode() or None
         request_id = given if 0 < len(given) <= _LONGEST_ID else f"{self._prefix}{next(self._numbers)}"
-        request.set(Request(request_id, trace.encode() if trace else None))
+        request.set(Request(request_id, trace))
         context.set_trailing_metadata((self._version, ("x-request-id", request_id)))
         remaining = context.time_remaining()
         seconds = min(self._settings.request_timeout, math.inf if remaining is None else remaining)

@@ -86,8 +86,9 @@ class OpenModel:
         }
         if not self._plan.typed:
             return _raw(tensors, params, frame)
-        arrays = {name: _in_base64(array) if name in self._binary else array for name, array in tensors.items()}
-        return self.service.parser.of_arrays(arrays, params or None)
+        if self._binary:
+            tensors = {name: _in_base64(array) if name in self._binary else array for name, array in tensors.items()}
+        return self.service.parser.of_arrays(tensors, params or None)
 
     async def predict(self, ask: Rows | Raw, asked: Sequence[str], caller: Caller) -> list[Output]:
         """The asked outputs, or all where none is named."""
@@ -159,15 +160,16 @@ def _alone(value: Any) -> Any:
 
 def _of_written(answer: Written, name: str) -> dict[str, Array]:
     """An answer that MLflow wrote; what is neither rows nor columns of values is one text of JSON."""
-    told = json.loads(answer.predictions)
-    if answer.whole or not told:
+    if answer.whole:
         return {name: _objects([answer.predictions.decode()])}
-    if isinstance(told, dict) and all(isinstance(values, list) for values in told.values()):
+    told = json.loads(answer.predictions)
+    if isinstance(told, dict) and told and all(isinstance(values, list) for values in told.values()):
         return {key: _array(values) for key, values in told.items()}
     if not isinstance(told, list):
         return {name: _array([told])}
-    if all(isinstance(row, dict) and row.keys() == told[0].keys() for row in told):
-        return {key: _array(row[key] for row in told) for key in told[0]}
+    names = list(told[0]) if told and isinstance(told[0], dict) else []
+    if names and all(isinstance(row, dict) and list(row) == names for row in told):
+        return {key: _array(row[key] for row in told) for key in names}
     return {name: _array(told)}
 
 

@@ -33,10 +33,7 @@ DATATYPES: Mapping[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
 _MOST_DIMENSIONS = 32
-"""As many as every NumPy has."""
-
-_MOST_VALUES = 2**31
-"""What no request of any sensible size has; keeps the product of a shape a small number."""
+"""As many as arrays have in every NumPy."""
 
 _TEXTS = (str, bytes, type(None))
 
@@ -56,8 +53,12 @@ class Output:
 def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
     dtype = DATATYPES.get(datatype)
     if dtype is None:
-        raise BadRequestError(f"tensor {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}")
+        raise _unknown(name, datatype)
     return dtype
+
+
+def _unknown(name: str, datatype: str) -> BadRequestError:
+    return BadRequestError(f"tensor {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}")
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
@@ -65,39 +66,44 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     return _NAMES.get(dtype, "BYTES")
 
 
-def size_of(name: str, shape: Sequence[int]) -> int:
-    """How many values a tensor of this shape has."""
-    if not 0 < len(shape) <= _MOST_DIMENSIONS or min(shape) < 0:
-        raise BadRequestError(f"tensor {name!r}: 'shape' is not a list of 1 to {_MOST_DIMENSIONS} sizes")
-    size = math.prod(shape)
-    if size > _MOST_VALUES:
-        raise BadRequestError(f"tensor {name!r}: shape {list(shape)} is too large")
-    return size
-
-
 def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) -> Array:
     """The array of a tensor whose values are this JSON."""
-    dtype = dtype_of(name, datatype)
-    size = size_of(name, shape)
-    depth = len(shape) if len(shape) > 1 and _NESTED.match(data) else 1
+    dtype = DATATYPES.get(datatype)
+    if dtype is None:
+        raise _unknown(name, datatype)
     try:
-        values = _decoder(datatype, depth).decode(data)
-        array = np.array(values, dtype=dtype)
+        array = np.array(_decoder(datatype, 1).decode(data), dtype)
+    except msgspec.ValidationError as error:
+        if len(shape) > 1 and _NESTED.match(data):
+            return _nested(name, datatype, shape, data)
+        raise BadRequestError(f"tensor {name!r}, {datatype}: {_told(error)}") from error
+    except (msgspec.DecodeError, ValueError, OverflowError) as error:
+        raise BadRequestError(f"tensor {name!r}, {datatype}: {error}") from error
+    return shaped(name, array, shape)
+
+
+def shaped(name: str, array: Array, shape: Sequence[int]) -> Array:
+    """A flat array in that shape."""
+    if not shape or len(array) != math.prod(shape):
+        raise BadRequestError(f"tensor {name!r}: {len(array)} values do not make shape {list(shape)}")
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise BadRequestError(f"tensor {name!r}: there is no shape {list(shape)}") from error
+
+
+def _nested(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) -> Array:
+    if len(shape) > _MOST_DIMENSIONS:
+        raise BadRequestError(f"tensor {name!r}: a shape has at most {_MOST_DIMENSIONS} dimensions")
+    try:
+        array = np.array(_decoder(datatype, len(shape)).decode(data), dtype=DATATYPES[datatype])
     except msgspec.ValidationError as error:
         raise BadRequestError(f"tensor {name!r}, {datatype}: {_told(error)}") from error
-    except (ValueError, OverflowError) as error:
+    except (msgspec.DecodeError, ValueError, OverflowError) as error:
         raise BadRequestError(f"tensor {name!r}, {datatype}: {error}") from error
-    return _shaped(name, array, shape, size, depth)
-
-
-def _shaped(name: str, array: Array, shape: Sequence[int], size: int, depth: int) -> Array:
-    if depth > 1:
-        if array.shape != tuple(shape):
-            raise BadRequestError(f"tensor {name!r}: the nested data is not of shape {list(shape)}")
-        return array
-    if len(array) != size:
-        raise BadRequestError(f"tensor {name!r}: {len(array)} values, but shape {list(shape)} has {size}")
-    return array if len(shape) == 1 else array.reshape(shape)
+    if array.shape != tuple(shape):
+        raise BadRequestError(f"tensor {name!r}: the nested data is not of shape {list(shape)}")
+    return array
 
 
 @cache
@@ -111,6 +117,8 @@ def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
 def _kind(datatype: str) -> Any:
     """What one value of a datatype is in JSON."""
     dtype = DATATYPES[datatype]
+    if datatype == "UINT64":
+        return Annotated[int, msgspec.Meta(ge=0)]  # msgspec knows no larger bound, and NumPy refuses the rest
     if dtype.kind in "iu":
         whole = np.iinfo(dtype)
         return Annotated[int, msgspec.Meta(ge=int(whole.min), le=int(whole.max))]
