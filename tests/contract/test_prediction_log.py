@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from serving.prediction_log import Origin, PredictionLog, Privacy, Served, read
@@ -209,6 +215,169 @@ def test_rows_are_counted(value: Any, rows: int) -> None:
 def test_answers_that_do_not_match_the_rows_are_kept_whole_in_the_first(url: str) -> None:
     write(url, served({"a": [1, 2]}, [1, 2, 3]))
     assert read(url, "churn")["output.prediction"].to_pylist() == ["[1, 2, 3]", None]
+
+
+ARRAYS = {
+    "double": np.array([1.5, np.nan]),
+    "float": np.array([0.1, 2], np.float32),
+    "integer": np.array([1, 2], np.int32),
+    "small": np.array([1, 2], np.uint8),
+    "boolean": np.array([True, False]),
+    "string": np.array(["a", None], object),
+    "binary": np.array([b"a", None], object),
+    "mixed": np.array([1, "a"], object),
+    "datetime": np.array(["2026-01-02T03:04:05.678", "NaT"], "datetime64[ns]"),
+    "tensor": np.arange(12, dtype=np.float32).reshape(2, 3, 2),
+    "nothing": np.zeros((2, 0)),
+}
+
+
+@pytest.mark.parametrize(
+    "outputs", [np.array([1, 0]), {"": np.array([1, 0])}, {"": np.array([[0.1, 0.9], [1, 0]])}, np.array([1, 2, 3])]
+)
+@pytest.mark.parametrize(
+    "privacy", [Privacy(), Privacy(frozenset({"double"}), frozenset({"string", "tensor"}), b"key")]
+)
+def test_arrays_are_logged_as_the_values_that_they_hold(url: str, outputs: Any, privacy: Privacy) -> None:
+    lists = {name: ARRAYS[name].tolist() for name in ARRAYS if name != "datetime"}
+    moments = [datetime.fromisoformat("2026-01-02T03:04:05.678"), None]
+    write(url, served(ARRAYS, outputs, request="arrays", count=2), privacy=privacy)
+    write(url, served(lists | {"datetime": moments}, outputs, request="values"), privacy=privacy)
+    table = read(url, "churn")
+    arrays, values = (
+        [
+            {n: repr(v) for n, v in row.items() if n != "request_id"}
+            for row in table.to_pylist()
+            if row["request_id"] == r
+        ]
+        for r in ("arrays", "values")
+    )
+    assert arrays == values
+    assert len(arrays) == 2
+
+
+def test_requests_with_different_columns_and_rows_can_be_logged_together(url: str) -> None:
+    one, two = np.array([1.5]), np.array([2.5, 3.5])
+    write(
+        url,
+        served({"a": one, "b": one}, one, NOON, "both"),
+        served({"a": two}, two, NOON + timedelta(seconds=1), "one"),
+        served({"a": [1, 2]}, [1, 2], NOON + timedelta(seconds=2), "values"),
+        served({"b": one, "a": one}, one, NOON + timedelta(seconds=3), "both"),
+    )
+    rows = read(url, "churn").to_pylist()
+    assert [(row["request_id"], row["row"], row["input.a"], row["input.b"]) for row in rows] == [
+        ("both", 0, 1.5, 1.5),
+        ("one", 0, 2.5, None),
+        ("one", 1, 3.5, None),
+        ("values", 0, 1.0, None),
+        ("values", 1, 2.0, None),
+        ("both", 0, 1.5, 1.5),
+    ]
+
+
+def test_a_batch_over_midnight_falls_into_two_days(tmp_path: Path) -> None:
+    midnight = datetime(2026, 3, 2, tzinfo=UTC)
+    write(str(tmp_path), served([1], [1], midnight - timedelta(seconds=1)), served([2], [2], midnight))
+    assert {path.parent.name for path in tmp_path.rglob("*.parquet")} == {"date=2026-03-01", "date=2026-03-02"}
+
+
+def test_a_sample_is_the_same_share_of_requests_in_every_process(tmp_path: Path) -> None:
+    ids = [f"request-{number}" for number in range(4000)]
+    logged = []
+    for name in ("one", "two"):
+        log = PredictionLog(str(tmp_path / name), ORIGIN, sample=0.25)
+        for request in ids:
+            log.put(served([1, 2], [1, 2], request=request))
+        log.close()
+        assert log.dropped == 0
+        logged.append(read(str(tmp_path / name), "churn")["request_id"].to_pylist())
+    assert logged[0] == logged[1]
+    assert logged[0][::2] == logged[0][1::2]
+    assert 1800 < len(logged[0]) < 2200
+
+
+def test_large_rows_wait_in_smaller_numbers(tmp_path: Path) -> None:
+    log = PredictionLog(str(tmp_path), ORIGIN, memory=1_000_000, seconds=60)
+    image = np.zeros((1, 100, 100))
+    log.put(served({"image": image}, [1]))
+    assert eventually(lambda: bool(put_and_dropped(log, {"image": image})))
+    log.close()
+    assert log.dropped + log.written == log.dropped + read(str(tmp_path), "churn").num_rows
+    assert log.written < 1000
+
+
+def put_and_dropped(log: PredictionLog, inputs: Any) -> int:
+    log.put(served(inputs, [1]))
+    return log.dropped
+
+
+WRITES = """
+import sys, time, numpy as np
+from serving.prediction_log import Origin, PredictionLog, Served
+log = PredictionLog(sys.argv[1], Origin("churn", 7, "r"), rows=2000, seconds=0.01)
+random = np.random.default_rng(int(sys.argv[2]))
+columns = {str(i): random.normal(size=500) for i in range(40)}
+at = 1.77e9
+while True:
+    at += 1
+    log.put(Served("r", at, "live", None, 1.0, columns, columns["0"], 500))
+    if log.written and at < 1.78e9:
+        at = 1.78e9
+        print("writes", flush=True)
+    time.sleep(0.001)
+"""
+
+
+def test_every_file_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
+    wait = random.Random(7)
+    for seed in range(6):
+        writer = subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path), str(seed)], stdout=subprocess.PIPE)
+        with writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"writes\n"
+            time.sleep(wait.uniform(0.0, 0.1))  # any moment will do: most of the time it is in the middle of a file
+            os.kill(writer.pid, signal.SIGKILL)
+    files = list(tmp_path.rglob("[!.]*.parquet"))
+    assert sum(pq.ParquetFile(file).metadata.num_rows for file in files) == read(str(tmp_path), "churn").num_rows > 0
+
+
+FULL = """
+import resource, sys, time
+import numpy as np
+from serving.prediction_log import Origin, PredictionLog, Served
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+log = PredictionLog(sys.argv[1], Origin("churn", 7, "r"), rows=1000, seconds=0.05)
+columns = {str(i): np.random.default_rng(i).normal(size=1000) for i in range(20)}
+def put():
+    log.put(Served("r", 1.77e9, "live", None, 1.0, columns, columns["0"], 1000))
+    until = time.monotonic() + 20
+    while log.dropped + log.written < puts * 1000 and time.monotonic() < until:
+        time.sleep(0.01)
+puts = 1
+put()
+print(log.dropped, log.written, "File too large" in log.trouble)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+puts = 2
+put()
+print(log.dropped, log.written, log.trouble)
+log.close()
+"""
+
+
+def test_where_there_is_no_room_rows_are_lost_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["1000 0 True", "1000 1000 "]
+    assert "1000 rows of the prediction log were lost: [Errno 27] File too large" in done.stderr
+    assert [path.name[0] for path in tmp_path.rglob("*.parquet")] == ["0"]
+
+
+def test_what_says_what_is_private_needs_no_parquet() -> None:
+    program = (
+        "import sys, serving.prediction_log_entry; print(sorted({'pyarrow', 'fsspec', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
