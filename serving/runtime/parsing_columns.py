@@ -8,14 +8,14 @@ from typing import Any
 from serving.runtime import parsing_arrays
 from serving.runtime.exchange import Array, BadRequestError
 from serving.runtime.parsing_tables import Table, listed, of_records
-from serving.runtime.parsing_values import Domain, Problems, of_column, quoted
+from serving.runtime.parsing_values import Domain, Infinite, Problems, of_column, quoted
 from serving.runtime.plan import Column
 
 _TRUE = frozenset({"true", "True", "TRUE", "1", "1.0"})
 _FALSE = frozenset({"false", "False", "FALSE", "0", "0.0"})
 """How a CSV file spells booleans, as pandas reads them."""
 
-_NUMBERS = frozenset({"integer", "long", "float", "double"})
+_INFINITE = {sign + word: Infinite(sign + "inf") for sign in ("", "+", "-") for word in ("inf", "infinity")}
 
 
 class ColumnReader:
@@ -68,6 +68,8 @@ class ColumnReader:
         arrays = {}
         for name in self.choose(list(table.columns)):
             values = table.columns[name]
+            if table.text and self._kind(name) == "binary":
+                raise BadRequestError(f"column {quoted(name)}: CSV cannot carry binary values: expected JSON")
             if table.text:
                 values = _spoken(values, self._kind(name))
             arrays[name] = domains[name].array(values, problems)
@@ -95,6 +97,6 @@ def _spoken(cells: Sequence[str | None], kind: str) -> list[Any]:
     """What the cells of a CSV file mean in a column of this kind, as far as it differs from JSON."""
     if kind == "boolean":
         return [True if cell in _TRUE else False if cell in _FALSE else cell for cell in cells]
-    if kind in _NUMBERS:
-        return [None if cell is None else cell.strip().removeprefix("+") for cell in cells]
-    return list(cells)
+    if kind in ("float", "double"):
+        return [None if cell is None else _INFINITE.get(cell.strip().lower(), cell.strip()) for cell in cells]
+    return [cell and cell.strip() for cell in cells] if kind in ("integer", "long") else list(cells)

@@ -137,7 +137,8 @@ def quoted(value: Any) -> str:
     """As JSON has it, cut short."""
     if isinstance(value, str):
         cut = len(value) > _CUT
-        return json.dumps(value[:_CUT], ensure_ascii=False) + ("..." if cut else "")
+        text = value[:_CUT].encode("utf-8", "replace").decode()  # half a character cannot be answered with
+        return json.dumps(text, ensure_ascii=False) + ("..." if cut else "")
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     if value is None or isinstance(value, bool):
