@@ -42,7 +42,6 @@ class ModelUris:
         """At the MLflow server or store `tracking_uri`, else at the one that MLflow's own settings name."""
         bound_requests()
         self._server = tracking_uri or mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(self._server)
         self._client = MlflowClient(self._server, self._server)
 
     def find(self, uri: str) -> NamedModel:
@@ -62,7 +61,15 @@ class ModelUris:
     def download(self, model: NamedModel, destination: Path) -> Path:
         """The folder below `destination` that holds ``MLmodel``."""
         with translated(f"downloading {model.uri}"):
-            return fetch(model.uri, str(destination), self._server)
+            return fetch(self._place(model), str(destination), self._server)
+
+    def _place(self, model: NamedModel) -> str:
+        """Where the files are. (MLflow would look its own URIs up at the server of its settings only.)"""
+        if model.version:
+            return str(self._client.get_model_version_download_uri(model.name, str(model.version)))
+        if model.uri.startswith("models:"):
+            return str(self._client.get_logged_model(model.name).artifact_location)
+        return model.uri
 
     def _version(self, asked: re.Match[str]) -> MlflowVersion:
         name, which = asked["name"], asked["which"]

@@ -175,7 +175,7 @@ class LocalImageBuilder:
         same = self._home / "images" / f".{_name(parts | {'native': python.why})}"
         if (known := self._known(same)) is not None:
             return _ready(*known, python)
-        tell("compiling")
+        tell("compiling" if python.compiling else "loading the model")
         lasting = self._planned(python, image)
         digest = self._assembled(image, parts, python)
         if lasting:

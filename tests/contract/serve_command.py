@@ -96,15 +96,17 @@ def run(home: Path, *words: str | Path, more: Mapping[str, str] | None = None) -
 def _object(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
     """The one object that it prints; what it said where it ends before."""
     assert process.stdout is not None
-    deadline, text = time.monotonic() + SECONDS, ""
+    deadline, text = time.monotonic() + SECONDS, b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while not text.endswith("\n}\n"):
+        while not text.endswith(b"\n}\n"):
             assert selector.select(deadline - time.monotonic()), f"it does not answer: {log.read_text()}"
-            line = process.stdout.readline()
-            assert line, f"it ended with {process.wait(SECONDS)}: {log.read_text()}"
-            text += line
-    return dict(json.loads(text))
+            part = os.read(process.stdout.fileno(), 65536)
+            assert part, f"it ended with {process.wait(SECONDS)}: {log.read_text()}"
+            text += part
+    told = json.loads(text)
+    assert "url" in told, f"it does not serve: {told}"
+    return dict(told)
 
 
 def _clean(process: subprocess.Popen[str]) -> None:

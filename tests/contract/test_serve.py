@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 
 from pipelines import serve_process
 from pipelines.cli_serve import curl, example
+from registry_hooks.model_uri import ModelUris
+from registry_hooks.registry import RegistryError
 from serving.runtime.plan import Column, Plan, Tensor
 from tests.contract.serve_command import SECONDS, Serving, command, environment, gone, run, serving
 from tests.fixtures.registry import MlflowServer
@@ -135,10 +137,9 @@ def test_a_registered_version_is_downloaded_once(home: Path, mlflow_server: Mlfl
         answer = first.ask(first.told["example"])
         assert (answer.status_code, answer.headers["x-model-version"]) == (200, "1")
         assert first.end() == 0
-    for uri in ("models:/served/1", "models:/served/latest"):
-        ended = run_to_its_end(home, uri, "--tracking-uri", mlflow_server.uri)
-        assert "downloading" not in ended
-        assert "starting the model server" in ended
+    ended = run_to_its_end(home, "models:/served/1", "--tracking-uri", mlflow_server.uri)
+    assert "downloading" not in ended
+    assert "starting the model server" in ended
 
 
 def run_to_its_end(home: Path, *words: str) -> str:
@@ -153,6 +154,16 @@ def run_to_its_end(home: Path, *words: str) -> str:
         said = process.communicate(timeout=SECONDS)[1]
         assert process.returncode == 0, said
         return str(said)
+
+
+def test_a_logged_model_is_downloaded_by_its_id(mlflow_server: MlflowServer, bare_model: Path, tmp_path: Path) -> None:
+    client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
+    logged = client.create_logged_model("0", "bare")
+    client.log_model_artifacts(logged.model_id, str(bare_model))
+    uris = ModelUris(mlflow_server.uri)
+    named = uris.find(f"models:/{logged.model_id}")
+    assert named.lasting
+    assert (uris.download(named, tmp_path) / "model.skops").read_bytes() == (bare_model / "model.skops").read_bytes()
 
 
 def test_the_model_of_a_run_is_served(home: Path, mlflow_server: MlflowServer, registered: str) -> None:
@@ -177,14 +188,39 @@ def test_what_is_no_model_is_refused(home: Path, tmp_path: Path) -> None:
 
 
 def test_what_mlflow_does_not_have_is_refused(home: Path, mlflow_server: MlflowServer) -> None:
-    for uri in (
-        "models:/nobody/7",
-        "models:/nobody@champion",
-        "models:/nobody/latest",
-        "models:/a/b/c",
-        "runs:/0123/model",
-    ):
-        assert uri.partition("@")[0] in refused(2, home, uri, "--tracking-uri", mlflow_server.uri)
+    assert "models:/nobody/7" in refused(2, home, "models:/nobody/7", "--tracking-uri", mlflow_server.uri)
+    assert "models:/a/b/c" in refused(2, home, "models:/a/b/c", "--tracking-uri", mlflow_server.uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "exact"),
+    [
+        ("models:/served/1", "models:/served/1"),
+        ("models:/served@champion", "models:/served/1"),
+        ("models:/served/latest", "models:/served/1"),
+        ("models:/served/None", "models:/served/1"),
+        ("models:/m-0123", "models:/m-0123"),
+        ("s3://bucket/models/churn/", "s3://bucket/models/churn/"),
+    ],
+)
+def test_a_uri_stands_for_something_exact(mlflow_server: MlflowServer, registered: str, uri: str, exact: str) -> None:
+    del registered
+    assert ModelUris(mlflow_server.uri).find(uri).uri == exact
+
+
+@pytest.mark.parametrize("uri", ["models:/nobody@champion", "models:/served@nobody", "models:/served/Staging"])
+def test_a_uri_that_stands_for_nothing_is_an_error(mlflow_server: MlflowServer, registered: str, uri: str) -> None:
+    del registered
+    with pytest.raises(RegistryError) as refused:
+        ModelUris(mlflow_server.uri).find(uri)
+    assert not refused.value.retryable
+
+
+def test_the_model_of_a_run_that_is_not_there_is_an_error(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    uris = ModelUris(mlflow_server.uri)
+    with pytest.raises(RegistryError) as refused:
+        uris.download(uris.find("runs:/0123456789abcdef0123456789abcdef/model"), tmp_path)
+    assert not refused.value.retryable
 
 
 def test_an_mlflow_that_does_not_answer_is_another_matter(home: Path) -> None:
@@ -225,8 +261,9 @@ def test_a_signal_before_it_serves_ends_the_build(home: Path, churn_model: Path,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("compiling"):
+            if line.startswith("loading the model"):
                 break
+        assert line.startswith("loading the model")
         family = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, number)
         assert process.wait(SECONDS) == 130
