@@ -59,6 +59,12 @@ class _GoneError(ConnectionError):
     """The client went away before its request was complete."""
 
 
+class MethodError(ServingError):
+    """The path knows no method but POST."""
+
+    status, code, cause = 405, "METHOD_NOT_ALLOWED", "request"
+
+
 class Edge:
     """The ASGI application of one server, around `app`. Made in the event loop."""
 
@@ -76,12 +82,11 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers = {name: value for name, value in scope["headers"] if name in _HEARD}
-        if scope["method"] == "POST":
-            path = scope["path"]
-            for protocol in self._protocols:
-                if protocol.serves(path):
-                    await self._predict(protocol, headers, scope, receive, send)
-                    return
+        path = scope["path"]
+        for protocol in self._protocols:
+            if protocol.serves(path):
+                await self._predict(protocol, headers, scope, receive, send)
+                return
         await self._other(headers, scope, receive, send)
 
     async def _predict(self, protocol: Protocol, headers: Headers, scope: Any, receive: Any, send: Any) -> None:
@@ -92,6 +97,8 @@ class Edge:
         # Where something is raised that nobody thought of, uvicorn logs it, and the caller is told no more than this.
         reply, cause = protocol.unforeseen, "server"
         try:
+            if scope["method"] != "POST":
+                raise MethodError(f"{scope['method']} is not a way to ask for predictions")
             body = await self._body(headers, receive)
             reply, cause = await protocol.answer(Asked(scope["path"], headers, body, caller)), ""
         except ServingError as error:
@@ -185,7 +192,7 @@ class Edge:
         self._figures.request(status, seconds)
         if cause:
             self._figures.error(cause)
-        if self._access is AccessLog.ALL or (status >= 400 and self._access is AccessLog.ERRORS):
+        if self._access is AccessLog.ALL or (status >= 400 and status != GONE and self._access is AccessLog.ERRORS):
             told = {"path": path, "status": status, "cause": cause, "milliseconds": round(seconds * 1000, 3)}
             _logger.info("%d %s", status, path, extra=told)
 
@@ -194,6 +201,8 @@ def _refusal(error: ServingError, protocol: Protocol) -> Reply:
     headers = protocol.headers
     if error.retry_after is not None:
         headers = (*headers, (b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+    if isinstance(error, MethodError):
+        headers = (*headers, (b"allow", b"POST"))
     if isinstance(error, TooLargeError):
         headers = (*headers, _CLOSE)
     return Reply(protocol.failure(error.code, str(error)), error.status, headers)

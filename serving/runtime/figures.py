@@ -81,13 +81,14 @@ class Figures:
         self._connections = self._place()
         self._code = {int(code): place for code, place in self._codes.items() if code != _OTHER}
         size = (self._width + 1) * 8
-        whole = memoryview(mmap.mmap(-1, size * workers))
-        self._table = [whole[size * worker : size * (worker + 1)].cast("d") for worker in range(workers)]
+        whole = memoryview(mmap.mmap(-1, size * (workers + 1)))
+        self._table = [whole[size * row : size * (row + 1)].cast("d") for row in range(workers + 1)]
+        self._fronts = self._table[:workers]
         self._kept = [0.0, 0.0]
         self.be(0)
 
     def be(self, worker: int) -> None:
-        """This process is that worker. What one before it counted stays counted."""
+        """This process is that worker, -1 for the parent of all. What one before it counted stays counted."""
         self._row = row = self._table[worker]
         for place in (self._queue, self._compiled, self._memory, self._connections):
             row[place] = 0.0
@@ -127,7 +128,7 @@ class Figures:
     def crowded(self) -> bool:
         """Whether another process has fewer connections than this one."""
         place = self._connections
-        return self._row[place] > min(row[place] for row in self._table)
+        return self._row[place] > min(row[place] for row in self._fronts)
 
     def counted(self, event: Event) -> int:
         """How often that happened in all processes."""
@@ -161,7 +162,7 @@ class Figures:
         yield GaugeMetricFamily("promote_queue_requests", "Requests that wait", total[self._queue])
         yield GaugeMetricFamily("promote_prediction_log_written", "Rows logged", total[self._written])
         yield GaugeMetricFamily("promote_prediction_log_dropped", "Rows lost by the log", total[self._dropped])
-        compiled = min(row[self._compiled] for row in self._table)
+        compiled = min(row[self._compiled] for row in self._fronts)
         yield GaugeMetricFamily("promote_compiled", "Whether the compiled model answers", compiled)
         yield self._by_worker("promote_memory_bytes", "Resident memory of a front process", self._memory)
         yield self._by_worker("promote_connections", "Open connections of a front process", self._connections)
@@ -191,7 +192,7 @@ class Figures:
 
     def _by_worker(self, name: str, text: str, place: int) -> GaugeMetricFamily:
         family = GaugeMetricFamily(name, text, labels=["worker"])
-        for worker, row in enumerate(self._table):
+        for worker, row in enumerate(self._fronts):
             family.add_metric([str(worker)], row[place])
         return family
 

@@ -32,7 +32,7 @@ class AccessLog(str, Enum):  # noqa: UP042
     OFF = "off"
     """None."""
     ERRORS = "errors"
-    """Those answered with 400 and above."""
+    """Those answered with 400 and above; not those whose clients went away."""
     ALL = "all"
     """All."""
 

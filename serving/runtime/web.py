@@ -29,6 +29,9 @@ BACKLOG = 2048
 
 _MOMENT_SECONDS = 0.002
 
+_MOMENTS = 5
+"""For how many moments a connection is left to the others: they may be too busy to take it."""
+
 _FULL_SECONDS = 1.0
 """How long no connection is taken after none could be: there were no descriptors left, for example."""
 
@@ -106,7 +109,7 @@ class _Door:
         self._listener, self._server, self._figures = listener, server, figures
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
-        self._waited = False
+        self._waited = 0
         self._again: asyncio.TimerHandle | None = None
         listener.setblocking(False)
         self._open()
@@ -126,11 +129,11 @@ class _Door:
 
     def _knock(self) -> None:
         """A connection waits; once it was left to the others in vain, it is taken."""
-        if not self._waited and self._figures.crowded():
-            self._waited = True
+        if self._waited < _MOMENTS and self._figures.crowded():
+            self._waited += 1
             self._pause(_MOMENT_SECONDS)
             return
-        self._waited = False
+        self._waited = 0
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):

@@ -39,7 +39,7 @@ class Workers:
     def __init__(self, settings: Settings, plan: Plan, listener: socket.socket) -> None:
         self._settings, self._plan, self._listener = settings, plan, listener
         origin = settings.origin
-        self._figures = Figures(origin.model, origin.version, settings.workers + 1)
+        self._figures = Figures(origin.model, origin.version, settings.workers)
         self._reader, self._writer = os.pipe()
         self._workers: dict[int, int] = {}
         """Process id to the number of the worker."""
@@ -55,7 +55,7 @@ class Workers:
             _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it
             return 1
         self._listener.listen(BACKLOG)
-        self._figures.be(self._settings.workers)
+        self._figures.be(-1)
         gc.collect()
         gc.freeze()
         for number in (signal.SIGTERM, signal.SIGINT):
