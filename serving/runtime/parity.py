@@ -204,7 +204,7 @@ def difference_of(answer: Predictions, own: Predictions, tolerance: float) -> st
     Scores may be `tolerance` apart, relative to the larger of 1 and their size; all else is equal, types included.
     """
     if (answer.frame, list(answer.columns)) != (own.frame, list(own.columns)):
-        return f"its columns are {list(answer.columns)} and not {list(own.columns)}"
+        return f"it is {_form(answer)} and not {_form(own)}"
     for name, ours in answer.columns.items():
         theirs = own.columns[name]
         if ours.shape != theirs.shape or _kind(ours) != _kind(theirs):
@@ -234,6 +234,10 @@ def _far(ours: Array, theirs: Array, tolerance: float) -> Array:
 
 def _by(ours: Array, theirs: Array) -> str:
     return f", by up to {np.abs(ours.astype(np.float64) - theirs).max():.2g}" if ours.dtype.kind == "f" else ""
+
+
+def _form(answer: Predictions) -> str:
+    return f"a frame of {', '.join(answer.columns)}" if answer.frame else "an array"
 
 
 def _kind(array: Array) -> str:
