@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,6 @@ class Service:
         self.stopping = False
         self._engine: Engine | None = None
         self._started = False
-        self._sampled = random.Random()  # noqa: S311 - a share of requests, no secret
 
     @property
     def state(self) -> State:
@@ -82,7 +81,7 @@ class Service:
         """Make the engine ready, and a first prediction; `RuntimeError` with the reason where it cannot be done."""
         self._engine = engine
         if self.settings.log:
-            self.log = _log(self.settings)
+            self.log = await asyncio.get_running_loop().run_in_executor(None, _log, self.settings)
         await engine.start()
         await warm_up(engine, self.parser, self.plan, self.settings.model)
         self._started = True
@@ -93,7 +92,7 @@ class Service:
             raise NotReadyError("the model is being loaded")
         began = time.time()
         answer = await self._engine.predict(ask, caller.deadline)
-        if self.log is not None and self._chosen():
+        if self.log is not None:
             self.log.put(_served(ask, answer, caller, began))
         return answer
 
@@ -123,24 +122,32 @@ class Service:
         self.figures.compiled(self.compiled)
 
     async def close(self) -> None:
-        """End the engine, and write what the log still has. Nothing is in flight any more."""
-        if self._engine is not None:
-            await self._engine.close()
+        """Write what the log still has, and end the engine. Nothing is in flight any more."""
+        ends: list[Awaitable[None]] = []
         if self.log is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self.log.close)
+            ends.append(asyncio.get_running_loop().run_in_executor(None, self.log.close))
+        if self._engine is not None:
+            ends.append(self._engine.close())
+        await asyncio.gather(*ends)
 
     def _health(self) -> Health:
         return self._engine.health() if self._engine else Health(ready=False)
 
-    def _chosen(self) -> bool:
-        share = self.settings.log_sample
-        return share >= 1 or self._sampled.random() < share
-
 
 def _log(settings: Settings) -> PredictionLog:
-    from serving.prediction_log import PredictionLog  # with pyarrow, which takes longer than all the rest
+    """The prediction log; `RuntimeError` where there can be none at that place."""
+    try:
+        from serving.prediction_log import PredictionLog  # with pyarrow, which takes longer than all the rest
 
-    return PredictionLog(settings.log, settings.origin, privacy=settings.privacy, seconds=settings.log_seconds)
+        return PredictionLog(
+            settings.log,
+            settings.origin,
+            privacy=settings.privacy,
+            sample=settings.log_sample,
+            seconds=settings.log_seconds,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise RuntimeError(f"predictions cannot be logged to {settings.log}: {error}") from error
 
 
 def _served(ask: Rows | Raw, answer: Predictions | Written, caller: Caller, began: float) -> Served:

@@ -6,49 +6,106 @@ from pathlib import Path
 
 import pytest
 
-from serving.prediction_log import Origin, Privacy
-from serving.runtime.settings import Settings, parse
+from serving.prediction_log_entry import Origin, Privacy
+from serving.runtime.settings import AccessLog, Batching, LogFormat, Settings, parse
+
+WHERE = ["--model", "m", "--plan", "p"]
 
 
 def test_defaults() -> None:
-    assert parse(["--model", "m"], {}) == Settings(Path("m"), Origin("model", 0, ""), Privacy())
+    assert parse(WHERE, {}) == Settings(Path("m"), Path("p"), Origin("model", 0, ""), Privacy())
 
 
 def test_everything_can_be_said() -> None:
-    arguments = ["--model", "m", "--host", "::1", "--port", "9", "--fd", "3", "--late"]
+    arguments = [*WHERE, "--host", "::1", "--port", "9", "--fd", "3", "--native", "--grpc-port", "8"]
     environment = {
         "MODEL_NAME": "churn",
         "MODEL_VERSION": "7",
         "REVISION": "churn-v7-abc",
         "PREDICTION_LOG": "s3://logs",
         "PREDICTION_LOG_SECONDS": "0.5",
+        "PREDICTION_LOG_SAMPLE": "0.1",
         "PREDICTION_LOG_DROP": "email, name,",
         "PREDICTION_LOG_HASH": "entity",
         "PREDICTION_LOG_KEY": "secret",
         "WORKERS": "2",
+        "THREADS": "3",
+        "CORES": "4",
+        "QUEUE": "5",
+        "BATCHING": "off",
+        "BATCH_BUDGET": "0.01",
+        "PREDICT_TIMEOUT": "6",
+        "REQUEST_TIMEOUT": "7",
+        "WORKER_MEMORY": "8",
+        "PARITY_SHARE": "0.5",
         "DRAIN": "10",
-        "LINGER": "0.5",
+        "LINGER": "0.25",
         "BODY_LIMIT": "1000",
+        "HEADER_LIMIT": "2000",
+        "HEADER_SECONDS": "11",
+        "BODY_SECONDS": "12",
+        "WRITE_SECONDS": "13",
+        "ACCESS_LOG": "all",
+        "LOG_FORMAT": "text",
     }
-    assert parse(arguments, environment) == Settings(
+    said = Settings(
         Path("m"),
+        Path("p"),
         Origin("churn", 7, "churn-v7-abc"),
         Privacy(frozenset({"email", "name"}), frozenset({"entity"}), b"secret"),
         host="::1",
         port=9,
         descriptor=3,
-        late=True,
+        native=True,
+        grpc_port=8,
         log="s3://logs",
         log_seconds=0.5,
+        log_sample=0.1,
         workers=2,
+        threads=3,
+        cores=4,
+        queue=5,
+        batching=Batching.OFF,
+        budget=0.01,
+        predict_timeout=6,
+        request_timeout=7,
+        worker_memory=8,
+        parity_share=0.5,
         drain=10,
-        linger=0.5,
+        linger=0.25,
         body_limit=1000,
+        header_limit=2000,
+        header_seconds=11,
+        body_seconds=12,
+        write_seconds=13,
+        access_log=AccessLog.ALL,
+        log_format=LogFormat.TEXT,
     )
+    assert parse(arguments, environment) == said
+    defaults = parse(WHERE, {})
+    same = [name for name in Settings.__slots__ if getattr(said, name) == getattr(defaults, name)]
+    assert same == ["model", "plan"]
 
 
-@pytest.mark.parametrize("environment", [{"MODEL_VERSION": "seven"}, {"WORKERS": "1.5"}, {"DRAIN": "long"}])
-def test_what_makes_no_sense_ends_with_usage(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"MODEL_VERSION": "seven"}, "seven"),
+        ({"WORKERS": "1.5"}, "WORKERS"),
+        ({"WORKERS": "0"}, "WORKERS: 0 is too small"),
+        ({"DRAIN": "long"}, "DRAIN"),
+        ({"DRAIN": "nan"}, "DRAIN"),
+        ({"BODY_LIMIT": "-1"}, "BODY_LIMIT"),
+        ({"PREDICTION_LOG_SAMPLE": "1.5"}, "no share"),
+        ({"BATCHING": "sometimes"}, "BATCHING"),
+        ({"ACCESS_LOG": "some"}, "ACCESS_LOG"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_usage(
+    environment: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        parse(["--model", "m"], environment)
-    assert "usage" in capsys.readouterr().err
+        parse(WHERE, environment)
+    told = capsys.readouterr().err
+    assert "usage" in told
+    assert words in told
