@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import os
 import time
@@ -25,8 +26,11 @@ from serving.runtime.open_inference_contents import parameters_of, response, ten
 from serving.runtime.open_inference_messages import PACKAGE, message
 from serving.runtime.open_inference_model import OpenModel
 from serving.runtime.service import Caller, Service
+from serving.runtime.settings import AccessLog
 
 _SERVICE = f"{PACKAGE}.GRPCInferenceService"
+
+_INFER = f"/{_SERVICE}/ModelInfer"
 
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -47,6 +51,8 @@ _LONGEST_ID = 200
 
 _LONGEST_MESSAGE = 1000
 """Characters of an error: they travel in headers, whose size clients limit."""
+
+_logger = logging.getLogger("serving.runtime.access")
 
 Answer = Callable[[Any, Any], Awaitable[Any]]
 
@@ -84,6 +90,7 @@ class _Inference:
     def __init__(self, model: OpenModel) -> None:
         self._model = model
         self._figures, self._settings = model.service.figures, model.service.settings
+        self._access = self._settings.access_log
         self._prefix, self._numbers = f"{os.urandom(6).hex()}-", itertools.count(1)
         self._version = ("x-model-version", model.version)
 
@@ -123,7 +130,7 @@ class _Inference:
         began, status, cause = time.perf_counter(), 500, "server"
         try:
             answer = await self._predicted(asked, self._caller(context))
-            status = 200
+            status, cause = 200, ""
         except ServingError as error:
             status, cause = error.status, error.cause
             raise
@@ -131,10 +138,16 @@ class _Inference:
             status, cause = GONE, "gone"
             raise
         finally:
-            self._figures.request(status, time.perf_counter() - began)
-            if status != 200:
-                self._figures.error(cause)
+            self._count(status, cause, time.perf_counter() - began)
         return answer
+
+    def _count(self, status: int, cause: str, seconds: float) -> None:
+        self._figures.request(status, seconds)
+        if cause:
+            self._figures.error(cause)
+        if self._access is AccessLog.ALL or (status >= 400 and self._access is AccessLog.ERRORS):
+            told = {"path": _INFER, "status": status, "cause": cause, "milliseconds": round(seconds * 1000, 3)}
+            _logger.info("%d %s", status, _INFER, extra=told)
 
     async def _predicted(self, asked: Any, caller: Caller) -> Any:
         began = time.perf_counter()
@@ -150,7 +163,7 @@ class _Inference:
 
     def _caller(self, context: Any) -> Caller:
         told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        given, trace = told.get("x-request-id", ""), told.get("traceparent", "").encode() or None
+        given, trace = told.get("x-request-id", ""), told.get("traceparent")
         request_id = given if 0 < len(given) <= _LONGEST_ID else f"{self._prefix}{next(self._numbers)}"
         request.set(Request(request_id, trace))
         context.set_trailing_metadata((self._version, ("x-request-id", request_id)))
