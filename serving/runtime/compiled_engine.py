@@ -42,19 +42,25 @@ from serving.runtime.plan import Plan
 _SHORT = 0.001
 """Seconds that a prediction may hold the event loop up."""
 
-_BUDGET = 0.05
-"""Seconds that requests which are predicted together in the thread may take."""
-
-_ROWS = 1000
-"""The most rows that are predicted together."""
-
-_QUEUE = 1000
-"""Requests that may wait for the thread."""
-
 _EVERY = 8
 """Of predictions of one request, so many pass for one from which the time of a row is learned."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is predicted together in the thread, and how much may wait for it."""
+
+    rows: int = 1000
+    """The most rows that are predicted together."""
+    budget: float = 0.05
+    """Seconds that predicting several requests together may take."""
+    queue: int = 1000
+    """Requests that may wait."""
+
+
+USUAL_LIMITS = Limits()
 
 
 @dataclass(eq=False, slots=True)
@@ -83,13 +89,14 @@ class CompiledEngine:
         *,
         privacy: Privacy = NOTHING_PRIVATE,
         pace: Pace = USUAL,
+        limits: Limits = USUAL_LIMITS,
     ) -> None:
         """`share` of the answers is computed again natively; columns that `privacy` names are never shown.
 
         The native path is started and closed with this engine.
         """
         assert plan.compiled is not None
-        self._model, self._plan, self._native, self._meter = model, plan, native, meter
+        self._model, self._plan, self._native, self._meter, self._limits = model, plan, native, meter, limits
         self._parity = Parity(native, plan, meter, share, privacy, pace)
         self._pass = self._parity.first()
         self._names = tuple(dict.fromkeys(name for feed in plan.compiled.feeds for name in feed.columns))
@@ -100,6 +107,7 @@ class CompiledEngine:
         self._came, self._crowd = 0, 0
         self._long: deque[_Waiting] = deque()
         self._busy = False
+        self._work: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "compiled")
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -181,8 +189,8 @@ class CompiledEngine:
         return answer
 
     async def _later(self, ask: Rows, deadline: float) -> Predictions:
-        if len(self._long) >= _QUEUE:
-            raise QueueFullError("more requests wait than may", _BUDGET)
+        if len(self._turn) + len(self._long) >= self._limits.queue:
+            raise QueueFullError("more requests wait than may", self._drained_in())
         if not self._came:
             self._count()
         caller: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
@@ -202,7 +210,7 @@ class CompiledEngine:
             if sum(waiting.ask.count for waiting in batch) <= self._short_rows:
                 self._predict(batch)
             else:
-                self._queue(batch)
+                self._queue(sorted(batch, key=lambda waiting: waiting.ask.count > self._short_rows))
         self._pump()
 
     def _batches(self, turn: list[_Waiting]) -> Iterable[list[_Waiting]]:
@@ -224,7 +232,11 @@ class CompiledEngine:
         try:
             answer = self._together([waiting.ask for waiting in batch])
         except ModelError as error:
-            self._failed(batch, error)
+            if len(batch) == 1:
+                _fail(batch[0], error)
+                return
+            for waiting in batch:
+                self._predict([waiting])
         else:
             self._done(batch, answer, began)
 
@@ -251,31 +263,26 @@ class CompiledEngine:
             else:
                 _fail(waiting, _not_finite())
 
-    def _failed(self, batch: list[_Waiting], error: ModelError) -> None:
-        """Only the request that is to blame fails: each is predicted alone."""
-        if len(batch) == 1:
-            _fail(batch[0], error)
-            return
-        for waiting in batch:
-            waiting.alone = True
-        self._long.extendleft(reversed(batch))
-        self._pump()
-
     def _queue(self, batch: list[_Waiting]) -> None:
-        """Have the thread predict them, each until its deadline."""
+        """Have the thread predict them, each until its deadline; the large ones stand last."""
         loop = asyncio.get_running_loop()
         self._long.extend(batch)
         for waiting in batch:
             if waiting.deadline < inf:
                 waiting.timer = loop.call_at(waiting.deadline, _fail, waiting, _late())
 
+    def _drained_in(self) -> float:
+        """Seconds until those that wait now are answered, by what was learned; 1 where nothing is known."""
+        return self._service.expected(sum(waiting.ask.count for waiting in self._long)) or 1.0
+
     def _pump(self) -> None:
         if not self._busy and (batch := self._next()):
             self._busy = True
+            self._meter.queued(len(self._long))
             self._work = asyncio.get_running_loop().create_task(self._in_thread(batch))
 
     def _next(self) -> list[_Waiting]:
-        limit = min(_ROWS, self._service.rows_within(_BUDGET)) if self._plan.batching else 1
+        limit = min(self._limits.rows, self._service.rows_within(self._limits.budget)) if self._plan.batching else 1
         batch: list[_Waiting] = []
         rows = 0
         while self._long:
@@ -299,12 +306,20 @@ class CompiledEngine:
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._together, asks)
         except ModelError as error:
-            self._busy = False
-            self._failed(batch, error)
+            self._blame(batch, error)
         else:
-            self._busy = False
             self._done(batch, answer, began)
+        self._busy = False
         self._pump()
+
+    def _blame(self, batch: list[_Waiting], error: ModelError) -> None:
+        """Only the request that is to blame fails: each is predicted alone."""
+        if len(batch) == 1:
+            _fail(batch[0], error)
+            return
+        for waiting in batch:
+            waiting.alone = True
+        self._long.extendleft(reversed(batch))
 
     def _learn(self, rows: int, seconds: float) -> None:
         """How long rows take; the very first call takes longer than all others and teaches nothing."""
