@@ -23,8 +23,11 @@ from serving.runtime.exchange import ModelError, Predictions, Rows
 SECONDS = 10.0
 """So long a proof takes at most, and one prediction longer."""
 
-ORDINARY, EDGES, EXTREMES, SINGLES = 1200, 1200, 300, 150
-"""Rows of each kind; singles are rows of all kinds again, one by one."""
+ORDINARY, EDGES, EXTREMES = 1200, 1200, 300
+"""Rows of each kind."""
+
+SINGLES, NATIVE_SINGLES = 150, 10
+"""So many rows are given to the compiled model one by one, and of them so many to the native one."""
 
 FEWEST = 2000
 """Fewer rows of columns that both answered prove nothing."""
@@ -69,23 +72,20 @@ class Prover:
 
     def _batches(self, base: Rows, edges: Sequence[Edge]) -> Iterator[tuple[str, Rows]]:
         yield "known", base
-        ordinary, strange = self.drawing.ordinary(ORDINARY), self.drawing.extremes(EXTREMES)
-        yield "ordinary", ordinary
-        if edges:
-            at_edges = self.drawing.edges(EDGES, edges)
-            yield "edges", at_edges
-            yield from (("edges, one by one", row) for row in singles(take(at_edges, slice(0, SINGLES))))
-        else:
-            yield "ordinary", self.drawing.ordinary(EDGES)
+        yield "ordinary", self.drawing.ordinary(ORDINARY)
+        yield ("edges", self.drawing.edges(EDGES, edges)) if edges else ("ordinary", self.drawing.ordinary(EDGES))
+        strange = self.drawing.extremes(EXTREMES)
         if strange is not None:
             yield "extremes", strange
-        yield from (("ordinary, one by one", row) for row in singles(take(ordinary, slice(0, SINGLES))))
+        yield from (("one by one", row) for row in singles(self.drawing.edges(NATIVE_SINGLES, edges)))
 
     def _compare(self, kind: str, rows: Rows, proof: Proof, trial: Trial) -> None:
+        """A batch that one of them refuses is halved, until the rows are found that both refuse."""
         wanted, given = trial.answer(rows), self._answer(rows)
         if wanted is not None and given is not None:
             self._hold(rows, wanted, given, proof)
             proof.rows[kind] = proof.rows.get(kind, 0) + rows.count
+            self._compare_singles(rows, wanted, proof)
         elif rows.count == 1:
             self._hold_refusal(rows, wanted, given)
             proof.refused += 1
@@ -93,6 +93,15 @@ class Prover:
             half = rows.count // 2
             self._compare(kind, take(rows, slice(0, half)), proof, trial)
             self._compare(kind, take(rows, slice(half, None)), proof, trial)
+
+    def _compare_singles(self, rows: Rows, wanted: Predictions, proof: Proof) -> None:
+        """The native model answers a row as it does among others: that was tried before."""
+        for position, row in enumerate(singles(take(rows, slice(0, SINGLES if rows.count > 1 else 0)))):
+            given, alone = self._answer(row), slice(position, position + 1)
+            if given is None:
+                raise NotProved(f"the compiled model differs: alone it refuses {_told(row)}")
+            columns = {name: values[alone] for name, values in wanted.columns.items()}
+            self._hold(row, Predictions(columns, 1, wanted.frame), given, proof)
 
     def _hold(self, rows: Rows, wanted: Predictions, given: Predictions, proof: Proof) -> None:
         found = difference(wanted, given, self.tolerance)

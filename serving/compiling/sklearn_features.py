@@ -7,7 +7,7 @@ Nothing rests on it being complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,17 @@ def _follow(step: Any, traces: Traces, found: Hints) -> Traces:
     for kinds, follow in _STEPS:
         if isinstance(step, kinds):
             return follow(step, traces, found)
+    for part in _members(step):
+        _follow(part, traces, found)
     return []
+
+
+def _members(step: Any) -> Iterator[Any]:
+    """The estimators of which another one is made, which all see what it sees."""
+    for name in ("best_estimator_", "estimators_", "calibrated_classifiers_"):
+        held = np.ravel(np.asarray(getattr(step, name, []), dtype=object))
+        members = [getattr(part, "estimator", part) for part in held] if name == "calibrated_classifiers_" else held
+        yield from (part for part in members if hasattr(part, "n_features_in_"))
 
 
 def _pipeline(step: Pipeline, traces: Traces, found: Hints) -> Traces:

@@ -11,46 +11,55 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
+from onnx.shape_inference import infer_shapes
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import DoubleTensorType, Int64TensorType, StringTensorType
-from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import VotingClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline
 
+from serving.compiling import sklearn_encoders, sklearn_steps, sklearn_tree_nodes
 from serving.compiling.conversion import Conversion, Edge, Loaded, NotConvertible
 from serving.compiling.graph import finished, gather_inputs, keep_outputs
 from serving.compiling.hints import Hints
 from serving.compiling.sklearn_features import hints_of
-from serving.compiling.sklearn_tree_nodes import CONVERTERS, SHAPES
+from serving.compiling.sklearn_writer import ROUNDED
 from serving.runtime.plan import Column, Feed, Plan
 
 _OPSET = 18
-_ML_OF_TREES = 5
+_ML = 5
 
 _MATRIX = "rows"
 
+_CONVERTERS = sklearn_tree_nodes.CONVERTERS | sklearn_encoders.CONVERTERS | sklearn_steps.CONVERTERS
+_SHAPES = sklearn_tree_nodes.SHAPES | sklearn_encoders.SHAPES | sklearn_steps.SHAPES
+
+_ROUNDING = {"LinearClassifier", "LinearRegressor", "SVMClassifier", "SVMRegressor"}
+_ROUNDING |= {"TreeEnsembleClassifier", "TreeEnsembleRegressor"}
+"""ONNX operators that compute in float32 whatever they are given."""
+
 _TYPES = {"float64": DoubleTensorType, "int64": Int64TensorType, "object": StringTensorType}
 
-EXACT, ROUNDED = 1e-9, 1e-5
+EXACT, NEAR = 1e-9, 1e-5
 """Tolerances: where all is computed in double, and where the model computes in float32 what is double here."""
 
 
 def convert(loaded: Loaded) -> Conversion:
     """A scikit-learn model whose answers are one array."""
-    output = _output(loaded)
-    hints = hints_of(loaded.native, [column.name for column in loaded.plan.columns])
-    inputs = _inputs(loaded, hints)
-    model = _converted(loaded.native, inputs)
+    output, estimator = _output(loaded), getattr(loaded.native, "best_estimator_", loaded.native)
+    hints = hints_of(estimator, [column.name for column in loaded.plan.columns])
+    inputs = _inputs(estimator, loaded.plan, hints)
+    model = _converted(estimator, inputs)
     output = model.graph.output[output].name
     keep_outputs(model.graph, [output])
+    _refuse_rounding(model)
     feeds = _feeds(model, loaded.plan, inputs)
-    ml = _ML_OF_TREES if any(node.op_type == "TreeEnsemble" for node in model.graph.node) else None
     return Conversion(
-        finished(model, [output], ml),
+        finished(model, [output], _ML),
         feeds,
         tuple(replace(result, source=output) for result in loaded.results),
-        ROUNDED if _float32(loaded.plan) else EXACT,
+        NEAR if _float32(loaded.plan) else EXACT,
         _edges(hints),
         loaded.frame,
     )
@@ -66,12 +75,12 @@ def _output(loaded: Loaded) -> int:
     return 1 if asked == "predict_proba" else 0
 
 
-def _inputs(loaded: Loaded, hints: Hints) -> dict[str, tuple[str, int]]:
+def _inputs(estimator: Any, plan: Plan, hints: Hints) -> dict[str, tuple[str, int]]:
     """Name of each input to NumPy type and width."""
-    if loaded.plan.tensors:
-        return {_MATRIX: ("float64", _width(loaded.plan))}
-    types = {column.name: _type(column, column.name in hints.categories) for column in loaded.plan.columns}
-    if _picks_columns(loaded.native) or len(set(types.values())) > 1:
+    if plan.tensors:
+        return {_MATRIX: ("float64", _width(plan))}
+    types = {column.name: _type(column, column.name in hints.categories) for column in plan.columns}
+    if _picks_columns(estimator) or len(set(types.values())) > 1:
         return {name: (dtype, 1) for name, dtype in types.items()}
     return {_MATRIX: (next(iter(types.values())), len(types))}
 
@@ -100,21 +109,44 @@ def _picks_columns(model: Any) -> bool:
         return any(_picks_columns(step) for _, step in model.steps[:1]) or (
             model.steps[0][1] in (None, "passthrough") and _picks_columns(model[1:])
         )
-    return isinstance(model, ColumnTransformer | FeatureUnion)
+    if isinstance(model, FeatureUnion):
+        return any(_picks_columns(part) for _, part in model.transformer_list)
+    return isinstance(model, ColumnTransformer)
 
 
 def _converted(model: Any, inputs: dict[str, tuple[str, int]]) -> ModelProto:
     types = [(name, _TYPES[dtype]([None, width])) for name, (dtype, width) in inputs.items()]
-    options = {id(model): {"zipmap": False}} if is_classifier(model) else None
+    for part in (model, *model.get_params().values()):
+        if isinstance(part, VotingClassifier):
+            part.flatten_transform = False  # skl2onnx insists, and no prediction depends on it
+    converters, shapes = _CONVERTERS, _SHAPES
+    last = model.steps[-1][1] if isinstance(model, Pipeline) else model
+    if isinstance(last, sklearn_steps.LINEAR):
+        converters, shapes = converters | sklearn_steps.LINEAR_CONVERTERS, shapes | sklearn_steps.LINEAR_SHAPES
     converted: ModelProto = convert_sklearn(
         model,
         initial_types=types,
-        options=options,
+        options={id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else None,
         target_opset=_OPSET,
-        custom_conversion_functions=dict(CONVERTERS),
-        custom_shape_calculators=dict(SHAPES),
+        custom_conversion_functions=converters,
+        custom_shape_calculators=shapes,
     )
     return converted
+
+
+def _refuse_rounding(model: ModelProto) -> None:
+    """`NotConvertible` where anything is float32 that is not in the model itself.
+
+    Labels would flip on rows so rare that no proof finds them.
+    """
+    makers = {node.op_type for node in model.graph.node}
+    if found := sorted(makers & _ROUNDING):
+        raise NotConvertible(f"a part of it would be computed in float32 ({', '.join(found)})")
+    inferred = infer_shapes(model)
+    for part in (*inferred.graph.value_info, *inferred.graph.output):
+        if part.type.tensor_type.elem_type == TensorProto.FLOAT and ROUNDED not in part.name:
+            maker = next(node.op_type for node in inferred.graph.node if part.name in node.output)
+            raise NotConvertible(f"a part of it would be computed in float32 ({maker})")
 
 
 def _feeds(model: ModelProto, plan: Plan, inputs: dict[str, tuple[str, int]]) -> tuple[Feed, ...]:

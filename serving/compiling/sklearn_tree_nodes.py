@@ -8,11 +8,9 @@ their number (forests) or added to a constant (boosting). Ties go to the first c
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 from skl2onnx.common.data_types import DoubleTensorType
 from skl2onnx.common.shape_calculator import (
     calculate_linear_classifier_output_shapes,
@@ -23,61 +21,23 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 
 from serving.compiling.conversion import NotConvertible
 from serving.compiling.sklearn_trees import BOOSTING, FORESTS, HISTOGRAMS, SINGLE, trees_of
+from serving.compiling.sklearn_writer import Writer, positive, write_labels
 from serving.compiling.tree_arrays import Tree
-from serving.compiling.trees import summed
-from serving.runtime.exchange import Array
-
-_numbers = count()
-
-
-class _Writer:
-    """Adds nodes to what skl2onnx builds; names are unique in the process."""
-
-    def __init__(self, operator: Any, container: Any) -> None:
-        self._container, self._prefix = container, f"trees_{next(_numbers)}"
-        self.source = operator.inputs[0].full_name
-        self.targets = [output.full_name for output in operator.outputs]
-
-    def name(self, what: str) -> str:
-        return f"{self._prefix}_{what}"
-
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """A node with one output, whose name it gives back."""
-        self._container.node_domain_version_pair_sets.add(("", 13))
-        self._container.nodes.append(helper.make_node(kind, inputs, [output], f"{output}_{kind}", **attributes))
-        return output
-
-    def constant(self, values: Any, what: str) -> str:
-        name = self.name(what)
-        self._container.initializers.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
-
-    def sums(self, trees: list[Tree], targets: int, rounded: bool) -> str:
-        """(rows, targets) in double; `rounded` where the model rounds its input to float32 first."""
-        source = self.source
-        if rounded:
-            source = self.node("Cast", [source], self.name("rounded"), to=TensorProto.FLOAT)
-        source = self.node("Cast", [source], self.name("input"), to=TensorProto.DOUBLE)
-        part = summed(trees, source, self.name("sums"), targets, np.float64, self.name("trees"))
-        self._container.nodes.extend(part.nodes)
-        self._container.initializers.extend(part.constants)
-        self._container.node_domain_version_pair_sets.add(("ai.onnx.ml", 1))
-        return self.name("sums")
 
 
 def _write_forest_classifier(_: Any, operator: Any, container: Any) -> None:
-    model, writer = operator.raw_operator, _Writer(operator, container)
+    model, writer = operator.raw_operator, Writer(operator, container)
     trees, classes = trees_of(model), len(model.classes_)
     number = writer.constant(float(len(trees)), "number")
     if classes == 2 and all(_pure(tree) for tree in trees):
         first, share = _pure_shares(writer, trees, number)
-        positions = _positive(writer, "Less", first, share)
+        positions = positive(writer, "Less", first, share)
     else:
         sums = writer.sums(trees, classes, rounded=True)
         shares = writer.node("Div", [sums, number], writer.name("shares"))
         writer.node("Identity", [shares], writer.targets[1])
         positions = writer.node("ArgMax", [shares], writer.name("position"), axis=1, keepdims=0)
-    _write_labels(writer, model.classes_, positions)
+    write_labels(writer, model.classes_, positions)
 
 
 def _pure(tree: Tree) -> bool:
@@ -86,7 +46,7 @@ def _pure(tree: Tree) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all() and (values.sum(axis=1) == 1.0).all())
 
 
-def _pure_shares(writer: _Writer, trees: list[Tree], number: str) -> tuple[str, str]:
+def _pure_shares(writer: Writer, trees: list[Tree], number: str) -> tuple[str, str]:
     """Both classes' sums, of which one is counted."""
     second = [_only(tree, 1) for tree in trees]
     sums = writer.sums(second, 1, rounded=True)
@@ -102,30 +62,15 @@ def _only(tree: Tree, value: int) -> Tree:
     return Tree(tree.feature, tree.threshold, tree.left, tree.right, kept, tree.missing_left)
 
 
-def _positive(writer: _Writer, comparison: str, left: str, right: str) -> str:
-    """1 where the comparison of two (rows, 1) holds, else 0."""
-    holds = writer.node(comparison, [left, right], writer.name("holds"))
-    flat = writer.node("Reshape", [holds, writer.constant([-1], "flat_shape")], writer.name("flat"))
-    return writer.node("Cast", [flat], writer.name("position"), to=TensorProto.INT64)
-
-
-def _write_labels(writer: _Writer, classes: Array, positions: str) -> None:
-    if classes.dtype.kind in "biu" and np.array_equal(classes, np.arange(len(classes))):
-        writer.node("Identity", [positions], writer.targets[0])
-        return
-    labels = classes.astype(np.int64) if classes.dtype.kind in "biuf" else classes.astype(object)
-    writer.node("Gather", [writer.constant(labels, "classes"), positions], writer.targets[0])
-
-
 def _write_forest_regressor(_: Any, operator: Any, container: Any) -> None:
-    model, writer = operator.raw_operator, _Writer(operator, container)
+    model, writer = operator.raw_operator, Writer(operator, container)
     trees = trees_of(model)
     sums = writer.sums(trees, model.n_outputs_, rounded=True)
     writer.node("Div", [sums, writer.constant(float(len(trees)), "number")], writer.targets[0])
 
 
 def _write_boosting_classifier(_: Any, operator: Any, container: Any) -> None:
-    model, writer = operator.raw_operator, _Writer(operator, container)
+    model, writer = operator.raw_operator, Writer(operator, container)
     old = isinstance(model, GradientBoostingClassifier)
     if old and model.loss not in ("log_loss", "deviance"):
         raise NotConvertible(f"gradient boosting with the loss {model.loss} is not converted")
@@ -137,18 +82,18 @@ def _write_boosting_classifier(_: Any, operator: Any, container: Any) -> None:
     else:
         _write_sigmoid(writer, sums)
         comparison = "GreaterOrEqual" if old else "Greater"
-        positions = _positive(writer, comparison, sums, writer.constant(0.0, "zero"))
-    _write_labels(writer, model.classes_, positions)
+        positions = positive(writer, comparison, sums, writer.constant(0.0, "zero"))
+    write_labels(writer, model.classes_, positions)
 
 
-def _write_sigmoid(writer: _Writer, sums: str) -> None:
+def _write_sigmoid(writer: Writer, sums: str) -> None:
     second = writer.node("Sigmoid", [sums], writer.name("second"))
     first = writer.node("Sub", [writer.constant(1.0, "one"), second], writer.name("first"))
     writer.node("Concat", [first, second], writer.targets[1], axis=1)
 
 
 def _write_boosting_regressor(_: Any, operator: Any, container: Any) -> None:
-    model, writer = operator.raw_operator, _Writer(operator, container)
+    model, writer = operator.raw_operator, Writer(operator, container)
     old = isinstance(model, GradientBoostingRegressor)
     sums = writer.sums(trees_of(model), 1, rounded=old)
     if not old and model.loss in ("poisson", "gamma"):
