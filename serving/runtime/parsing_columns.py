@@ -98,5 +98,10 @@ def _spoken(cells: Sequence[str | None], kind: str) -> list[Any]:
     if kind == "boolean":
         return [True if cell in _TRUE else False if cell in _FALSE else cell for cell in cells]
     if kind in ("float", "double"):
-        return [None if cell is None else _INFINITE.get(cell.strip().lower(), cell.strip()) for cell in cells]
-    return [cell and cell.strip() for cell in cells] if kind in ("integer", "long") else list(cells)
+        return [None if cell is None else _INFINITE.get(cell.strip().lower(), _number(cell)) for cell in cells]
+    return [cell and _number(cell) for cell in cells] if kind in ("integer", "long") else list(cells)
+
+
+def _number(cell: str) -> str:
+    """As JSON would write it."""
+    return cell.strip().removeprefix("+")

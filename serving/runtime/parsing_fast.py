@@ -28,7 +28,7 @@ class Split(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     data: Raw
     columns: Raw = Raw()
-    index: Raw = Raw()
+    index: list[Any] | None = None
 
 
 class FastReader:

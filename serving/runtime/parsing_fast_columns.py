@@ -53,7 +53,9 @@ class _Splits:
         names = bytes(told.columns)
         order = self._orders.get(names) or self._order(names)
         rows = order[0](told.data)
-        return order[1].arrays(rows) if rows else None
+        if not rows or (told.index is not None and len(told.index) != len(rows)):
+            return None
+        return order[1].arrays(rows)
 
     def _order(self, told: bytes) -> tuple[Callable[[Any], list[Row]], Layout]:
         names = msgspec.json.decode(told, type=list[str])

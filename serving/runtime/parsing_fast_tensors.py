@@ -44,7 +44,10 @@ class _Splits:
         names = bytes(told.columns)
         if names and len(set(msgspec.json.decode(names, type=list[str]))) != self._tensor.shape[1]:
             return None
-        return _only(self._tensor, self._decode(told.data))
+        rows = self._decode(told.data)
+        if told.index is not None and len(told.index) != len(rows):
+            return None
+        return _only(self._tensor, rows)
 
 
 def _is_frame(tensor: Tensor) -> bool:

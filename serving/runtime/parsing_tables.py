@@ -42,6 +42,9 @@ def of_split(told: Any) -> Table:
     data = told.get("data")
     if not isinstance(data, list):
         raise BadRequestError(f"dataframe_split: expected 'data' to be a list of rows, got {quoted(data)}")
+    index = told.get("index")
+    if index is not None and not (isinstance(index, list) and len(index) == len(data)):
+        raise BadRequestError(f"dataframe_split: expected 'index' to be a list of {len(data)} values, one for each row")
     names = told.get("columns")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str | int) for name in names)):
         raise BadRequestError("dataframe_split: expected 'columns' to be a list of names")

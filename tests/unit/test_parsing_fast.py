@@ -97,7 +97,7 @@ def _values(asked: Column, rows: int) -> st.SearchStrategy[list[Any]]:
 
 def _split(table: dict[str, list[Any]], order: list[str]) -> dict[str, Any]:
     rows = [list(row) for row in zip(*(table[name] for name in order), strict=True)]
-    return {"dataframe_split": {"columns": order, "index": [0], "data": rows}}
+    return {"dataframe_split": {"columns": order, "index": list(range(len(rows))), "data": rows}}
 
 
 def _records(table: dict[str, list[Any]], order: list[str]) -> dict[str, Any]:
