@@ -1,25 +1,38 @@
-"""Writes ``docs/configuration.md`` from the code: names, types, defaults and meaning of every setting.
+"""Writes ``docs/configuration.md`` and ``docs/serving.md`` from the code: names, defaults and meaning of every setting.
 
     python -m docs.reference
 
-What a setting means is written once, beside the setting, and reaches its JSON Schema from there; the page is
-the schema as tables, and a test holds it to the code.
+What a setting means is written once, beside the setting, and reaches its JSON Schema from there, or is read from the
+source where there is none; the pages are that as tables, and a test holds them to the code.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pipelines.policy_file import schema
 from pipelines.settings import PREFIX, Settings
+from serving.runtime import settings as server
 
 PAGE = Path(__file__).with_name("configuration.md")
 TEMPLATE = Path(__file__).with_name("configuration.in.md")
 """The page with ``{policy}`` and ``{settings}`` in place of the tables."""
+
+SERVING = Path(__file__).with_name("serving.md")
+SERVING_TEMPLATE = Path(__file__).with_name("serving.in.md")
+"""The page with ``{server}`` in place of the table."""
+
+_VARIABLE = re.compile(r"([A-Z][A-Z_]+)(?:: |$)")
+"""How the docstring of a setting begins that is made by an environment variable."""
 
 Schema = Mapping[str, Any]
 
@@ -48,6 +61,52 @@ def page() -> str:
     for place, written in tables.items():
         text = text.replace(place, written)
     return text.replace("{prefix}", PREFIX)
+
+
+def serving_page() -> str:
+    """The whole page about the model server."""
+    return SERVING_TEMPLATE.read_text().replace("{server}", "\n".join(_server_table()))
+
+
+def _server_table() -> Iterator[str]:
+    """A line for each variable of the environment, with what its words mean where it takes words."""
+    yield from ("| variable | default | meaning |", "|---|---|---|")
+    said = dict(_docstrings(server.Settings))
+    for name, field in server.Settings.__dataclass_fields__.items():
+        variable = _VARIABLE.match(said[name])
+        if variable is not None:
+            words = "; ".join(_words(field.default)) if isinstance(field.default, Enum) else ""
+            meaning = words or said[name][variable.end() :]
+            yield f"| `{variable[1]}` | {_plain(field.default)} | {_capital(meaning)} |"
+
+
+def _plain(value: object) -> str:
+    """A default as it would be written in a variable; empty where it is nothing."""
+    text = f"{value:g}" if isinstance(value, float) else str(value.value if isinstance(value, Enum) else value)
+    return f"`{text}`" if text else ""
+
+
+def _capital(text: str) -> str:
+    text = " ".join(text.split()).replace("``", "`")
+    return text[:1].upper() + text[1:]
+
+
+def _words(default: Enum) -> Iterator[str]:
+    said = dict(_docstrings(type(default)))
+    for member in type(default):
+        meaning = said[member.name].rstrip(".")
+        yield f"`{member.value}`: {meaning[:1].lower()}{meaning[1:]}"
+
+
+def _docstrings(kind: type) -> Iterator[tuple[str, str]]:
+    """Each name in the class with the string that stands below it."""
+    (found,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(found, ast.ClassDef)
+    for line, below in pairwise(found.body):
+        target = line.target if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [None])[0]
+        text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+        if isinstance(target, ast.Name):
+            yield target.id, str(text)
 
 
 def entries(part: Schema, whole: Schema, path: str = "") -> Iterator[Entry]:
@@ -138,3 +197,4 @@ def table(first: str, lines: Iterator[Entry]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    SERVING.write_text(serving_page())

@@ -105,8 +105,8 @@ def _told(ready: Ready, address: str) -> Json:
 
 def _view(ready: Ready, address: str) -> Text:
     proof, version = ready.proof, f" {ready.version}" if ready.version else ""
-    fast = f"on: {proof.why} (parity on {proof.rows:,} rows)" if proof.compiled else f"off: {proof.why}"
-    lines = [f"{ready.name}{version} is served at {address}", f"fast path {fast}"]
+    fast = "on" if proof.compiled else "off"
+    lines = [f"{ready.name}{version} is served at {address}", f"fast path {fast}: {proof.why}"]
     lines += [f"warning: {proof.warning}"] if proof.warning else []
     lines += [f"try: {curl(address, example(ready.image.model, ready.image.plan), ready.image.model / _EXAMPLE)}"]
     return Text("\n".join([*lines, "Ctrl-C ends it"]))

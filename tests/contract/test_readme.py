@@ -26,15 +26,24 @@ from docs import reference
 from pipelines.api import create_api
 from pipelines.cli import app
 from pipelines.following import Exit
+from serving.runtime import settings as server_settings
 from tests.fakes.installation import Installation
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/configuration.md", "docs/commands.md", "examples/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/configuration.md",
+    "docs/commands.md",
+    "docs/serving.md",
+    "examples/README.md",
+)
 COMMANDS = ROOT / "docs" / "commands.md"
 SHELL = ("console", "bash", "sh")
 ASKING = ("mlflow-promote --help", "mlflow-promote policy")
 """Commands that change nothing and need nothing running: these are run."""
-NOT_OURS = ("git ", "curl ", "python -m examples")
+NOT_OURS = ("git ", "curl ", "printf ", "python -m examples")
+"""What other programs do; `test_serving_page` runs the requests to the model server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +204,15 @@ def test_the_readme_is_short() -> None:
 
 def test_the_configuration_page_is_what_the_code_says() -> None:
     assert reference.PAGE.read_text() == reference.page(), "run python -m docs.reference"
+    assert reference.SERVING.read_text() == reference.serving_page(), "run python -m docs.reference"
 
 
 def test_every_setting_says_what_it_means() -> None:
-    assert [
-        line for line in reference.PAGE.read_text().splitlines() if line.startswith("|") and line.endswith("|  |")
-    ] == []
+    lines = [*reference.PAGE.read_text().splitlines(), *reference.SERVING.read_text().splitlines()]
+    assert [line for line in lines if line.startswith("|") and line.endswith("|  |")] == []
+
+
+def test_every_variable_of_the_model_server_is_documented() -> None:
+    known = set(re.findall(r"[(\s]\"([A-Z][A-Z_]+)\"[,:]", inspect.getsource(server_settings)))
+    shown = set(re.findall(r"`([A-Z][A-Z_]+)`", reference.SERVING.read_text()))
+    assert known - shown == {"MODEL_NAME", "MODEL_VERSION", "REVISION"}, "whoever starts the server says these"

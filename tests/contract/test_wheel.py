@@ -76,6 +76,7 @@ def test_the_wheel_holds_everything_but_tests_and_caches(wheel: Path) -> None:
         "pipelines/migrations/script.py.mako",
         "pipelines/py.typed",
         "serving/runtime/__main__.py",
+        "serving/compiling/__main__.py",
         "/LICENSE",
     ):
         assert any(name.endswith(part) for name in names), part
@@ -94,3 +95,13 @@ def test_the_environment_is_well_and_the_store_can_be_made(installed: Path, tmp_
     run([installed / "python", "-c", make], tmp_path)
     look = "from pipelines import doctor; print(*doctor.check_packages().detail, doctor.check_envoy().ok, sep='')"
     assert run([installed / "python", "-c", look], tmp_path).strip().endswith("within boundsTrue")
+
+
+def test_a_model_server_can_be_put_together_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    copy = "from pathlib import Path; from serving.image import copy_server; copy_server(Path('server'))"
+    run([installed / "python", "-c", copy], tmp_path)
+    for part in ("runtime/__main__.py", "compiling/__main__.py", "prediction_log.py"):
+        assert (tmp_path / "server" / "serving" / part).exists(), part
+    assert "--plan" in run(
+        ["env", f"PYTHONPATH={tmp_path / 'server'}", installed / "python", "-m", "serving.runtime", "--help"], tmp_path
+    )
