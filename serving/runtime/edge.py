@@ -91,14 +91,15 @@ class Edge:
 
     async def _predict(self, protocol: Protocol, headers: Headers, scope: Any, receive: Any, send: Any) -> None:
         began = time.perf_counter()
-        caller = self._caller(headers)
-        request.set(Request(caller.request_id, caller.trace))
+        request_id, trace = self._request_id(headers), _trace(headers)
+        request.set(Request(request_id, trace))
         scope[TASK] = asyncio.current_task()
         # Where something is raised that nobody thought of, uvicorn logs it, and the caller is told no more than this.
         reply, cause = protocol.unforeseen, "server"
         try:
             if scope["method"] != "POST":
                 raise MethodError(f"{scope['method']} is not a way to ask for predictions")
+            caller = self._caller(request_id, trace, headers)
             body = await self._body(headers, receive)
             reply, cause = await protocol.answer(Asked(scope["path"], headers, body, caller)), ""
         except ServingError as error:
@@ -109,7 +110,7 @@ class Edge:
             reply, cause = Reply(b"", GONE), "gone"
         finally:
             scope[TASK] = None
-            await self._answer(reply, caller.request_id, send)
+            await self._answer(reply, request_id, send)
             self._count(reply.status, cause, scope["path"], time.perf_counter() - began)
 
     async def _other(self, headers: Headers, scope: Any, receive: Any, send: Any) -> None:
@@ -154,15 +155,15 @@ class Edge:
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"the request is larger than {self._limit} bytes")
 
-    def _caller(self, headers: Headers) -> Caller:
-        request_id, seconds = self._request_id(headers), self._timeout
+    def _caller(self, request_id: str, trace: str | None, headers: Headers) -> Caller:
+        seconds = self._timeout
         for name in _WAITS:
             if name in headers:
                 seconds = min(seconds, _milliseconds(headers[name]) / 1000)
         mode = MODES.get(headers.get(b"x-promote-mode", b"live"), "live")
         entity = headers.get(b"x-entity-id")
         named = None if entity is None else entity.decode("latin-1")
-        return Caller(request_id, mode, named, self._clock() + seconds, _trace(headers))
+        return Caller(request_id, mode, named, self._clock() + seconds, trace)
 
     def _request_id(self, headers: Headers) -> str:
         given = headers.get(b"x-request-id")
@@ -193,7 +194,8 @@ class Edge:
         if cause:
             self._figures.error(cause)
         if self._access is AccessLog.ALL or (status >= 400 and status != GONE and self._access is AccessLog.ERRORS):
-            told = {"path": path, "status": status, "cause": cause, "milliseconds": round(seconds * 1000, 3)}
+            told = {"path": path, "status": status, "milliseconds": round(seconds * 1000, 3)}
+            told |= {"cause": cause} if cause else {}
             _logger.info("%d %s", status, path, extra=told)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ class Front:
         except RuntimeError as error:
             _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it
             return False
-        _logger.info("ready")
+        _logger.info("ready", extra={"cpu_seconds": round(time.process_time(), 3)})
         return True
 
     async def _engine(self) -> Engine:
