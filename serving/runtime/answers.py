@@ -20,8 +20,11 @@ from serving.runtime.exchange import Array, ModelError, Predictions, Written
 
 _BEGIN, _END = b'{"predictions":', b"}"
 
-_NUMBERS = frozenset("float64 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool".split())  # noqa: SIM905
-"""Types that orjson writes as Python would. Of other floats it writes fewer digits."""
+_WRITTEN = frozenset(
+    np.dtype(name)
+    for name in ("float64", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool")
+)
+"""Types that orjson writes from memory as Python would. Of other floats it writes fewer digits."""
 
 _SIMPLE = frozenset({int, float, str, bool, type(None)})
 
@@ -44,14 +47,15 @@ def error(code: str, message: str) -> bytes:
 
 
 def _array(array: Array) -> bytes:
+    dtype = array.dtype
+    if dtype.kind not in "biuf":
+        return _values(array.tolist(), _kinds(array))
     _check_finite(array)
-    if array.dtype.kind == "f" and array.dtype != np.float64:
-        array = array.astype(np.float64)
-    if array.dtype.name in _NUMBERS:
-        return orjson.dumps(
-            np.ascontiguousarray(array, array.dtype.newbyteorder("=")), option=orjson.OPT_SERIALIZE_NUMPY
-        )
-    return _values(array.tolist(), _kinds(array))
+    if dtype not in _WRITTEN:
+        array = array.astype(np.float64 if dtype.kind == "f" else dtype.newbyteorder("="))
+    if array.size == 1:
+        return orjson.dumps(array.tolist())
+    return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _frame(columns: Mapping[str, Array], count: int) -> bytes:
