@@ -12,6 +12,8 @@ class Hints:
 
     categories: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """The values that every encoder of the column knows."""
+    opaque: set[str] = field(default_factory=set)
+    """Columns of which it is not known what becomes of them."""
     edges: dict[str, list[float]] = field(default_factory=dict)
     """Where answers may change."""
     spread: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -35,16 +35,16 @@ _KEYS = {StringTensorType: object, Int64TensorType: np.int64, DoubleTensorType: 
 
 def _write(_: Any, operator: Any, container: Any) -> None:
     encoder, writer = operator.raw_operator, Writer(operator, container)
-    axis, parts = writer.constant(np.array([1], np.int64), "axis"), []
+    parts = []
     for position, (name, dtype) in enumerate(_columns(writer)):
         keys, rows = _table(encoder, position, dtype)
         found = writer.step("LabelEncoder", [name], f"found_{position}", ML, **_labels(keys))
         table = writer.constant(rows, f"table_{position}")
-        flat = writer.step("Squeeze", [found, axis], f"flat_{position}")
-        parts.append(writer.step("Gather", [table, flat], f"encoded_{position}", axis=0))
+        parts.append(writer.step("Gather", [table, found], f"encoded_{position}", axis=0))
     if len(parts) != len(encoder.categories_):
         raise NotConvertible("an encoder's columns do not fit its input")
-    writer.node("Concat", parts, writer.targets[0], axis=1)
+    deep = writer.step("Concat", parts, "encoded", axis=2) if len(parts) > 1 else parts[0]
+    writer.node("Squeeze", [deep, writer.constant(np.array([1], np.int64), "axis")], writer.targets[0])
 
 
 def _columns(writer: Writer) -> Iterator[tuple[str, Any]]:

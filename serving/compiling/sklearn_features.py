@@ -63,6 +63,7 @@ def _follow(step: Any, traces: Traces, found: Hints) -> Traces:
     for kinds, follow in _STEPS:
         if isinstance(step, kinds):
             return follow(step, traces, found)
+    found.opaque.update(trace.name for trace in traces if trace)
     for part in _members(step):
         _follow(part, traces, found)
     return []

@@ -50,7 +50,7 @@ def convert(loaded: Loaded) -> Conversion:
     output, estimator = _output(loaded), getattr(loaded.native, "best_estimator_", loaded.native)
     hints = hints_of(estimator, [column.name for column in loaded.plan.columns])
     inputs = _inputs(estimator, loaded.plan, hints)
-    model = _converted(estimator, inputs)
+    model = _converted(estimator, inputs, labels=output == 0)
     output = model.graph.output[output].name
     keep_outputs(model.graph, [output])
     _refuse_rounding(model)
@@ -79,7 +79,7 @@ def _inputs(estimator: Any, plan: Plan, hints: Hints) -> dict[str, tuple[str, in
     """Name of each input to NumPy type and width."""
     if plan.tensors:
         return {_MATRIX: ("float64", _width(plan))}
-    types = {column.name: _type(column, column.name in hints.categories) for column in plan.columns}
+    types = {column.name: _type(column, hints) for column in plan.columns}
     if _picks_columns(estimator) or len(set(types.values())) > 1:
         return {name: (dtype, 1) for name, dtype in types.items()}
     return {_MATRIX: (next(iter(types.values())), len(types))}
@@ -91,16 +91,16 @@ def _width(plan: Plan) -> int:
     return plan.tensors[0].shape[1]
 
 
-def _type(column: Column, encoded: bool) -> str:
+def _type(column: Column, hints: Hints) -> str:
     if column.kind == "string":
-        if not encoded:
+        if column.name in hints.opaque:
             raise NotConvertible(f"the text of column {column.name!r} does not end in an encoder with known categories")
         return "object"
     if column.kind in ("binary", "datetime"):
         raise NotConvertible(f"column {column.name!r} is {column.kind}")
     if not column.required:
         return "float64"
-    return "int64" if encoded and column.kind in ("integer", "long") else "float64"
+    return "int64" if column.name in hints.categories and column.kind in ("integer", "long") else "float64"
 
 
 def _picks_columns(model: Any) -> bool:
@@ -114,14 +114,14 @@ def _picks_columns(model: Any) -> bool:
     return isinstance(model, ColumnTransformer)
 
 
-def _converted(model: Any, inputs: dict[str, tuple[str, int]]) -> ModelProto:
+def _converted(model: Any, inputs: dict[str, tuple[str, int]], labels: bool) -> ModelProto:
     types = [(name, _TYPES[dtype]([None, width])) for name, (dtype, width) in inputs.items()]
     for part in (model, *model.get_params().values()):
         if isinstance(part, VotingClassifier):
             part.flatten_transform = False  # skl2onnx insists, and no prediction depends on it
     converters, shapes = _CONVERTERS, _SHAPES
     last = model.steps[-1][1] if isinstance(model, Pipeline) else model
-    if isinstance(last, sklearn_steps.LINEAR):
+    if labels and isinstance(last, sklearn_steps.LINEAR):
         converters, shapes = converters | sklearn_steps.LINEAR_CONVERTERS, shapes | sklearn_steps.LINEAR_SHAPES
     converted: ModelProto = convert_sklearn(
         model,

@@ -9,12 +9,19 @@ import numpy as np
 from onnx import TensorProto
 from skl2onnx.common.data_types import DoubleTensorType, Int64TensorType, StringTensorType
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
+from sklearn.linear_model import (
+    LogisticRegression,
+    LogisticRegressionCV,
+    Perceptron,
+    RidgeClassifier,
+    RidgeClassifierCV,
+    SGDClassifier,
+)
 from sklearn.preprocessing import Binarizer, FunctionTransformer, KBinsDiscretizer, PolynomialFeatures
 from sklearn.svm import LinearSVC
 
 from serving.compiling.conversion import NotConvertible
-from serving.compiling.sklearn_writer import Writer, positive, write_labels
+from serving.compiling.sklearn_writer import Writer, write_labels, write_labels_of_two
 from serving.runtime.exchange import Array
 
 _UFUNCS: dict[Any, str] = {np.abs: "Abs", np.sqrt: "Sqrt", np.exp: "Exp", np.log: "Log", np.sin: "Sin", np.cos: "Cos"}
@@ -126,7 +133,7 @@ def _write_function(_: Any, operator: Any, container: Any) -> None:
 
 
 def _write_linear(_: Any, operator: Any, container: Any) -> None:
-    """Labels of a linear classifier that has no probabilities."""
+    """Labels of a linear classifier, as its `predict` finds them. The second output is not used."""
     model, writer = operator.raw_operator, Writer(operator, container)
     if np.ndim(model.classes_) != 1 or isinstance(model.classes_, list):
         raise NotConvertible("a classifier with several outputs is not converted")
@@ -135,10 +142,11 @@ def _write_linear(_: Any, operator: Any, container: Any) -> None:
     start = writer.constant(np.asarray(model.intercept_, np.float64).ravel(), "start")
     scores = writer.step("Add", [product, start], "scores")
     if len(model.classes_) == 2:
-        positions = positive(writer, "Greater", scores, writer.constant(np.float64(0.0), "zero"))
+        write_labels_of_two(writer, model.classes_, "Greater", scores, writer.constant(np.float64(0.0), "zero"))
     else:
-        positions = writer.step("ArgMax", [scores], "position", axis=1, keepdims=0)
-    write_labels(writer, model.classes_, positions)
+        write_labels(writer, model.classes_, scores)
+    for unused in writer.targets[1:]:
+        writer.node("Identity", [scores], unused)
 
 
 def _widths(operator: Any) -> int:
@@ -158,7 +166,10 @@ def _named_shape(operator: Any) -> None:
 
 def _label_shape(operator: Any) -> None:
     words = np.asarray(operator.raw_operator.classes_).dtype.kind in "OU"
-    operator.outputs[0].type = (StringTensorType if words else Int64TensorType)([operator.inputs[0].type.shape[0]])
+    rows = operator.inputs[0].type.shape[0]
+    operator.outputs[0].type = (StringTensorType if words else Int64TensorType)([rows])
+    for unused in operator.outputs[1:]:
+        unused.type = DoubleTensorType([rows, None])
 
 
 _STEPS: tuple[tuple[tuple[type, ...], Callable[..., None], Callable[[Any], None]], ...] = (
@@ -175,7 +186,10 @@ CONVERTERS: dict[type, Callable[..., None]] = {kind: write for kinds, write, _ i
 SHAPES: dict[type, Callable[[Any], None]] = {kind: shape for kinds, _, shape in _STEPS for kind in kinds}
 """By class, for skl2onnx."""
 
-LINEAR = (RidgeClassifier, RidgeClassifierCV, LinearSVC)
+LINEAR = (
+    *(LogisticRegression, LogisticRegressionCV, SGDClassifier, Perceptron),
+    *(RidgeClassifier, RidgeClassifierCV, LinearSVC),
+)
 """Classifiers that are written here where they are the last step, and only labels are asked for."""
 
 LINEAR_CONVERTERS: dict[type, Callable[..., None]] = dict.fromkeys(LINEAR, _write_linear)

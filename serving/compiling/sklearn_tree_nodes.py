@@ -21,7 +21,7 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 
 from serving.compiling.conversion import NotConvertible
 from serving.compiling.sklearn_trees import BOOSTING, FORESTS, HISTOGRAMS, SINGLE, trees_of
-from serving.compiling.sklearn_writer import Writer, positive, write_labels
+from serving.compiling.sklearn_writer import Writer, write_labels, write_labels_of_two
 from serving.compiling.tree_arrays import Tree
 
 
@@ -30,14 +30,12 @@ def _write_forest_classifier(_: Any, operator: Any, container: Any) -> None:
     trees, classes = trees_of(model), len(model.classes_)
     number = writer.constant(float(len(trees)), "number")
     if classes == 2 and all(_pure(tree) for tree in trees):
-        first, share = _pure_shares(writer, trees, number)
-        positions = positive(writer, "Less", first, share)
-    else:
-        sums = writer.sums(trees, classes, rounded=True)
-        shares = writer.node("Div", [sums, number], writer.name("shares"))
-        writer.node("Identity", [shares], writer.targets[1])
-        positions = writer.node("ArgMax", [shares], writer.name("position"), axis=1, keepdims=0)
-    write_labels(writer, model.classes_, positions)
+        first, second = _pure_shares(writer, trees, number)
+        write_labels_of_two(writer, model.classes_, "Less", first, second)
+        return
+    sums = writer.sums(trees, classes, rounded=True)
+    shares = writer.node("Div", [sums, number], writer.targets[1])
+    write_labels(writer, model.classes_, shares)
 
 
 def _pure(tree: Tree) -> bool:
@@ -78,12 +76,11 @@ def _write_boosting_classifier(_: Any, operator: Any, container: Any) -> None:
     sums = writer.sums(trees_of(model), targets, rounded=old)
     if targets > 1:
         writer.node("Softmax", [sums], writer.targets[1], axis=1)
-        positions = writer.node("ArgMax", [sums], writer.name("position"), axis=1, keepdims=0)
+        write_labels(writer, model.classes_, sums)
     else:
         _write_sigmoid(writer, sums)
         comparison = "GreaterOrEqual" if old else "Greater"
-        positions = positive(writer, comparison, sums, writer.constant(0.0, "zero"))
-    write_labels(writer, model.classes_, positions)
+        write_labels_of_two(writer, model.classes_, comparison, sums, writer.constant(0.0, "zero"))
 
 
 def _write_sigmoid(writer: Writer, sums: str) -> None:

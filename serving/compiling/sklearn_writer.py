@@ -70,16 +70,30 @@ class Writer:
         return self.name("sums")
 
 
-def positive(writer: Writer, comparison: str, left: str, right: str) -> str:
-    """1 where the comparison of two (rows, 1) holds, else 0."""
-    holds = writer.node(comparison, [left, right], writer.name("holds"))
-    flat = writer.node("Reshape", [holds, writer.constant([-1], "flat_shape")], writer.name("flat"))
-    return writer.node("Cast", [flat], writer.name("position"), to=TensorProto.INT64)
+def write_labels(writer: Writer, classes: Array, scores: str) -> None:
+    """The class with the highest of (rows, classes) scores, the first of them where there are several."""
+    label = writer.node("ArgMax", [scores], _position(writer, classes), axis=1, keepdims=0)
+    _write_names(writer, classes, label)
 
 
-def write_labels(writer: Writer, classes: Array, positions: str) -> None:
-    if classes.dtype.kind in "biu" and np.array_equal(classes, np.arange(len(classes))):
-        writer.node("Identity", [positions], writer.targets[0])
+def write_labels_of_two(writer: Writer, classes: Array, comparison: str, left: str, right: str) -> None:
+    """The second class where the comparison of two (rows, 1) holds, else the first."""
+    holds = writer.step(comparison, [left, right], "holds")
+    flat = writer.step("Reshape", [holds, writer.constant(np.array([-1], np.int64), "flat_shape")], "flat")
+    _write_names(writer, classes, writer.node("Cast", [flat], _position(writer, classes), to=TensorProto.INT64))
+
+
+def _position(writer: Writer, classes: Array) -> str:
+    return writer.targets[0] if _counted(classes) else writer.name("position")
+
+
+def _counted(classes: Array) -> bool:
+    """Whether classes are their own positions."""
+    return classes.dtype.kind in "biu" and np.array_equal(classes, np.arange(len(classes)))
+
+
+def _write_names(writer: Writer, classes: Array, positions: str) -> None:
+    if _counted(classes):
         return
     labels = classes.astype(np.int64) if classes.dtype.kind in "biuf" else classes.astype(object)
     writer.node("Gather", [writer.constant(labels, "classes"), positions], writer.targets[0])
