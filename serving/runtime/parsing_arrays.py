@@ -34,22 +34,21 @@ def _quick(domain: Domain, array: Array) -> Array | None:
     if not domain.free or array.size == 0:
         return None
     given, wanted = array.dtype, domain.dtype
-    if given == wanted and wanted.kind in "biu":
+    if given == wanted and wanted.kind in "bui":
         return array
-    if wanted.kind == "f" and (given.kind in "iu" or (given.kind == "f" and given.itemsize <= wanted.itemsize)):
-        return array.astype(wanted) if np.isfinite(array).all() else None
-    return None
+    if given.kind in "ui" and wanted.kind in "ui":
+        bounds = np.iinfo(wanted)
+        fits = int(array.min()) >= bounds.min and int(array.max()) <= bounds.max
+    else:
+        fits = given.kind in "uif" and wanted.kind == "f" and _within(array, float(np.finfo(wanted).max))
+    return array.astype(wanted) if fits else None
+
+
+def _within(array: Array, limit: float) -> bool:
+    """Whether all values are numbers of at most that size; false where one is NaN."""
+    return bool(-limit <= float(array.min()) and float(array.max()) <= limit)
 
 
 def _plain(value: Any) -> Any:
-    """As JSON would have had it."""
-    if isinstance(value, bytes):
-        return _decoded(value)
+    """An infinity in an array is meant to be one."""
     return Infinite(value) if isinstance(value, float) and value in (np.inf, -np.inf) else value
-
-
-def _decoded(value: bytes) -> Any:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value

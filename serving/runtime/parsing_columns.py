@@ -7,7 +7,7 @@ from typing import Any
 
 from serving.runtime import parsing_arrays
 from serving.runtime.exchange import Array, BadRequestError
-from serving.runtime.parsing_tables import Table, listed, of_records
+from serving.runtime.parsing_tables import Table, listed, missing_inputs, of_records
 from serving.runtime.parsing_values import Domain, Infinite, Problems, of_column, quoted
 from serving.runtime.plan import Column
 
@@ -36,7 +36,7 @@ class ColumnReader:
         if missing := [column.name for column in self._columns if column.required and column.name not in there]:
             extra = [name for name in names if name not in self._domains]
             more = f" Note that there were extra inputs: {listed(extra)}." if extra else ""
-            raise BadRequestError(f"Model is missing inputs {missing}.{more}")
+            raise BadRequestError(f"{missing_inputs(missing)}{more}")
         return [name for name in self._domains if name in there]
 
     def tensors(self, told: Any, by_row: bool) -> dict[str, Array]:

@@ -112,6 +112,12 @@ def _check_whole(records: list[dict[str, Any]], names: Sequence[str], called: st
             raise BadRequestError(f"{called}: row {row}: expected a value for {listed(missing)}, as in other rows")
 
 
+def missing_inputs(names: Sequence[str]) -> str:
+    """As MLflow says it."""
+    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+    return f"Model is missing inputs {list(names[:_NAMES_TOLD])}{more}."
+
+
 def listed(names: Any) -> str:
     """Some of the names, in order."""
     told = sorted(names)

@@ -9,7 +9,7 @@ from typing import Any
 
 from serving.runtime import parsing_arrays
 from serving.runtime.exchange import Array, BadRequestError
-from serving.runtime.parsing_tables import Table, listed, of_records
+from serving.runtime.parsing_tables import Table, listed, missing_inputs, of_records
 from serving.runtime.parsing_values import Problems, of_tensor, quoted
 from serving.runtime.plan import Tensor
 
@@ -51,7 +51,7 @@ class TensorReader:
             return names
         there = frozenset(names)
         if missing := [name for name in self._tensors if name not in there]:
-            raise BadRequestError(f"Model is missing inputs {missing}.")
+            raise BadRequestError(missing_inputs(missing))
         return list(self._tensors)
 
     def tensors(self, told: Any, by_row: bool) -> dict[str, Array]:
@@ -70,7 +70,7 @@ class TensorReader:
             given = {"": next(iter(given.values()))}
         problems, arrays = Problems(), {}
         if missing := [name for name in self._tensors if name not in given]:
-            raise BadRequestError(f"Model is missing inputs {missing}.")
+            raise BadRequestError(missing_inputs(missing))
         for name, tensor in self._tensors.items():
             _check_shape(tensor, given[name].shape)
             arrays[name] = parsing_arrays.tensor(of_tensor(tensor, _width(given[name].shape)), given[name], problems)

@@ -227,6 +227,7 @@ def _spelled(text: str) -> int | float | None:
 
 
 def _string(value: Any) -> str:
+    value = _text(value)
     if isinstance(value, str):
         if value.isascii() or not _SURROGATE.search(value):
             return value
@@ -234,11 +235,20 @@ def _string(value: Any) -> str:
     raise WrongValueError("a string")
 
 
+def _text(value: Any) -> Any:
+    """Bytes, which only arrays have, as the text that they are."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return None
+
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _moment(value: Any) -> np.datetime64:
     """Of text, or of nanoseconds since 1970."""
+    value = _text(value)
     try:
         if isinstance(value, str) and _MOMENT.fullmatch(value):
             return np.datetime64(value, "ns")
@@ -250,6 +260,8 @@ def _moment(value: Any) -> np.datetime64:
 
 
 def _binary(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, str):
         text = value.replace("\n", "").replace("\r", "")
         if _BASE64.fullmatch(text):
