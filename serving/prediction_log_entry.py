@@ -32,7 +32,8 @@ class Served:
     outputs: Any
     """As the model returned it, in one of the same forms."""
     count: int | None = None
-    """Into how many rows the request falls, where that is known; counting them takes time."""
+    """Into how many rows the request falls, where that is known: then all arrays in `inputs` have so many. To count
+    takes time."""
 
 
 @dataclass(frozen=True, slots=True)

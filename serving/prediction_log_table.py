@@ -99,8 +99,8 @@ def _of_arrays(batch: Sequence[Served], revision: str, privacy: Privacy) -> pa.T
     """The table, where all requests have the same columns as arrays with a value for every row."""
     counts = [rows_of(served) for served in batch]
     try:
-        inputs = _end_to_end([served.inputs for served in batch], counts, _INPUT)
-        outputs = _end_to_end([served.outputs for served in batch], counts, _OUTPUT)
+        inputs = _end_to_end([served.inputs for served in batch], counts, _INPUT, check=_guessed(batch))
+        outputs = _end_to_end([served.outputs for served in batch], counts, _OUTPUT, check=True)
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
     data = {f"input.{name}": array for name, array in inputs.items()}
@@ -116,23 +116,33 @@ def _of_arrays(batch: Sequence[Served], revision: str, privacy: Privacy) -> pa.T
     )
 
 
-def _end_to_end(values: Sequence[Any], counts: list[int], unnamed: str) -> dict[str, _Array]:
-    """Arrays of several requests as one; any of several exceptions where they are no arrays that go together."""
+def _guessed(batch: Sequence[Served]) -> bool:
+    """Whether it was not told how many rows each request has."""
+    return any(served.count is None for served in batch)
+
+
+def _end_to_end(values: Sequence[Any], counts: list[int], unnamed: str, *, check: bool) -> dict[str, _Array]:
+    """Arrays of several requests as one; any of several exceptions where they are no arrays that go together.
+
+    `check` looks at every array's length: that takes as long as all the rest.
+    """
     first = values[0]
     if not isinstance(first, Mapping):
-        return _spread("", _one(values, counts), unnamed)
+        return _spread("", _one(values, counts, check), unnamed)
     if any(len(value) != len(first) for value in values):
         raise ValueError("not the same columns")
     columns: dict[str, _Array] = {}
     for name in first:
-        columns |= _spread(name, _one([value[name] for value in values], counts), unnamed)
+        columns |= _spread(name, _one([value[name] for value in values], counts, check), unnamed)
     return columns
 
 
-def _one(arrays: Sequence[_Array], counts: list[int]) -> _Array:
-    if set(map(type, arrays)) != {np.ndarray} or list(map(len, arrays)) != counts:
-        raise ValueError("not an array with a value for every row")
-    return np.concatenate(arrays, dtype=arrays[0].dtype, casting="no")
+def _one(arrays: Sequence[_Array], counts: list[int], check: bool) -> _Array:
+    dtype = arrays[0].dtype
+    together = np.concatenate(arrays) if dtype.kind == "U" else np.concatenate(arrays, dtype=dtype, casting="no")
+    if len(together) != sum(counts) or (check and list(map(len, arrays)) != counts):
+        raise ValueError("not a value for every row")
+    return together
 
 
 def _spread(name: str, array: _Array, unnamed: str) -> dict[str, _Array]:
