@@ -96,12 +96,14 @@ class OpenInference:
     def routes(self) -> APIRouter:
         """Everything but inference."""
         routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-        routes.add_api_route("", self._server)
-        routes.add_api_route("/health/live", self._live)
-        routes.add_api_route("/health/ready", self._ready)
-        for path in ("/models/{name}", "/models/{name}/versions/{version}"):
-            routes.add_api_route(path, self._metadata)
-            routes.add_api_route(f"{path}/ready", self._model_ready)
+        routes.add_api_route("", self._server, summary="This server and what it can do")
+        routes.add_api_route("/health/live", self._live, summary="Whether there is a server at all")
+        routes.add_api_route("/health/ready", self._ready, summary="Whether the server predicts; 503 where not")
+        model, version = "/models/{name}", "/models/{name}/versions/{version}"
+        routes.add_api_route(model, self._metadata, summary="The model's inputs and outputs")
+        routes.add_api_route(version, self._version_metadata, summary="A version's inputs and outputs")
+        routes.add_api_route(f"{model}/ready", self._model_ready, summary="Whether the model predicts")
+        routes.add_api_route(f"{version}/ready", self._version_ready, summary="Whether the version predicts")
         return routes
 
     async def _server(self) -> Response:
@@ -114,14 +116,20 @@ class OpenInference:
         ready = self._model.ready
         return _answer(200 if ready else 503, {"ready": ready})
 
-    async def _metadata(self, name: str, version: str | None = None) -> Response:
+    async def _metadata(self, name: str) -> Response:
+        return await self._version_metadata(name, "")
+
+    async def _version_metadata(self, name: str, version: str) -> Response:
         try:
             self._model.check(name, version)
         except NotFoundError as error:
             return _refused(error)
         return _answer(200, self._model.metadata())
 
-    async def _model_ready(self, name: str, version: str | None = None) -> Response:
+    async def _model_ready(self, name: str) -> Response:
+        return await self._version_ready(name, "")
+
+    async def _version_ready(self, name: str, version: str) -> Response:
         try:
             self._model.check(name, version)
         except NotFoundError as error:

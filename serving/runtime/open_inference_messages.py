@@ -18,7 +18,7 @@ PACKAGE = "inference"
 _TENSOR = {"name": "string", "datatype": "string", "shape": "repeated int64"}
 _MODEL = {"name": "string", "version": "string"}
 
-_MESSAGES: Mapping[str, Mapping[str, str]] = {
+MESSAGES: Mapping[str, Mapping[str, str]] = {
     "ServerLiveRequest": {},
     "ServerLiveResponse": {"live": "bool"},
     "ServerReadyRequest": {},
@@ -102,7 +102,7 @@ def message(name: str) -> Any:
 @cache
 def _pool() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="open_inference.proto", package=PACKAGE, syntax="proto3")
-    for name, fields in _MESSAGES.items():
+    for name, fields in MESSAGES.items():
         if "." not in name:
             _describe(file.message_type.add(), name, fields)
     pool = descriptor_pool.DescriptorPool()
@@ -115,7 +115,7 @@ def _describe(described: Any, name: str, fields: Mapping[str, str]) -> None:
     for number, (field, told) in enumerate(fields.items(), 1):
         _describe_field(described, name, described.field.add(name=field, number=number), told)
     for inner in _inside(name):
-        _describe(described.nested_type.add(), inner, _MESSAGES[inner])
+        _describe(described.nested_type.add(), inner, MESSAGES[inner])
 
 
 def _describe_field(described: Any, owner: str, field: Any, told: str) -> None:
@@ -149,4 +149,4 @@ def _set_type(field: Any, kind: str) -> None:
 
 
 def _inside(name: str) -> Iterator[str]:
-    return (other for other in _MESSAGES if other.rpartition(".")[0] == name)
+    return (other for other in MESSAGES if other.rpartition(".")[0] == name)
