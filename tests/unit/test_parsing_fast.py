@@ -78,7 +78,7 @@ def requests(draw: st.DrawFn, asked: tuple[Column, ...]) -> Any:
     if draw(st.integers(0, 2)) == 0 and table:
         table[draw(st.sampled_from(list(table)))][0] = draw(ODD)
     order = draw(st.permutations(list(table)))
-    body = draw(st.sampled_from([_split, _records, _by_column, _by_row("inputs"), _by_row("instances")]))(table, order)
+    body = draw(st.sampled_from(FORMS))(table, order)
     if draw(st.integers(0, 9)) == 0:
         body["params"] = draw(st.sampled_from([None, {}, {"p": 2}, {"many": [1, 2]}, {"p": "x"}, {"unknown": 1}, 3]))
     if draw(st.integers(0, 9)) == 0:
@@ -111,6 +111,9 @@ def _by_column(table: dict[str, list[Any]], order: list[str]) -> dict[str, Any]:
 
 def _by_row(key: str) -> Any:
     return lambda table, order: {key: _records(table, order)["dataframe_records"]}
+
+
+FORMS = (_split, _records, _by_column, _by_row("inputs"), _by_row("instances"))
 
 
 def same(one: Rows, other: Rows) -> bool:

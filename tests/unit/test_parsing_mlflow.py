@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serving.runtime.exchange import Rows, ServingError
 from serving.runtime.parsing import Parser
 from serving.runtime.plan import Column, Param, Plan, Tensor
+from tests.unit.test_parsing_fast import FORMS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns while it is imported
@@ -78,6 +81,7 @@ VALUES = {
     "anything but text in a string column": case(["string"], [1, 1.5, True], REFUSED),
     "null in a string column": case(["string"], [None, float("nan")], OTHER),
     "text of all sorts": case(["string"], ["", "ü", "東京", "1", "a,b", 'a"b']),
+    "text that ends in a null character": case(["string"], ["a\0"], OTHER, **NO_CSV),
     "half a surrogate pair": case(["string"], ["\ud800"], REFUSED, **NO_CSV),
     "a list or an object for a value": case(["string", "boolean", *REAL], [[1], {"a": 1}], REFUSED, **NO_CSV),
     "a date and time": case(["datetime"], [GOOD["datetime"], "2024-05-31T10:00:00"], **NO_CSV),
@@ -330,6 +334,31 @@ def test_values(title: str) -> None:
     assert seen == asked.differences
 
 
+PLAIN: dict[str, st.SearchStrategy[Any]] = {
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "integer": st.integers(-(2**31), 2**31 - 1),
+    "double": st.none() | st.floats() | st.integers(-(2**70), 2**70),
+    "float": st.none() | st.floats(width=32) | st.integers(-(2**30), 2**30),
+    "boolean": st.booleans(),
+    "string": st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_generated_requests(data: st.DataObject) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(sorted(PLAIN)), min_size=1, max_size=5))
+    columns = [Column(f"c{position}", kind) for position, kind in enumerate(kinds)]
+    count = data.draw(st.integers(1, 3))
+    table = {c.name: data.draw(st.lists(PLAIN[c.kind], min_size=count, max_size=count)) for c in columns}
+    order = data.draw(st.permutations(list(table)))
+    body = json.dumps(data.draw(st.sampled_from(FORMS))(table, order)).encode()
+    schema = Schema([ColSpec(column.kind, column.name) for column in columns])
+    found = ours(body, JSON, Plan("sklearn", True, tuple(columns)))
+    assert found is not None
+    assert difference(found, theirs(body, JSON, schema)) == set()
+
+
 @pytest.mark.parametrize("title", SHAPES)
 def test_shapes(title: str) -> None:
     asked = SHAPES[title]
@@ -373,10 +402,10 @@ def test_params_are_read_as_mlflow_reads_them(kind: str, shape: tuple[int, ...] 
     default = PARAMS[kind] if shape is None else [PARAMS[kind]]
     schema = ParamSchema([ParamSpec("p", kind, default, shape)])
     parser = Parser(Plan("sklearn", True, (Column("a", "double"),), params=(Param("p", kind, None, shape),)))
-    for given in GIVEN:
-        body = json.dumps({"dataframe_records": [{"a": 1}], "params": {"p": given, "unknown": 1}}).encode()
+    for value in GIVEN:
+        body = json.dumps({"dataframe_records": [{"a": 1}], "params": {"p": value, "unknown": 1}}).encode()
         try:
-            expected = _enforce_params_schema({"p": given, "unknown": 1}, schema)
+            expected = _enforce_params_schema({"p": value, "unknown": 1}, schema)
         except MlflowException:
             expected = None
         except ValueError:  # uneven lists make MLflow answer 500
@@ -388,8 +417,8 @@ def test_params_are_read_as_mlflow_reads_them(kind: str, shape: tuple[int, ...] 
         else:
             assert isinstance(rows, Rows)
             found = rows.params
-        assert found == expected, given
-        assert repr(found) == repr(expected), given
+        assert found == expected, value
+        assert repr(found) == repr(expected), value
 
 
 def test_every_difference_is_documented() -> None:
