@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -59,6 +60,8 @@ def read_needs(folder: Path) -> Needs:
     lines = _lines(folder / "requirements.txt")
     if not any(re.match(r"mlflow(-skinny)?\b(?!-)", line) for line in lines):
         lines.append(f"mlflow=={model['mlflow_version']}" if "mlflow_version" in model else "mlflow")
+    if str(model.get("mlflow_version", "")).partition(".")[0] in ("1", "2"):
+        lines += [_setuptools(folder), "flask"]
     constraints = folder / "constraints.txt"
     flavor = loader.removeprefix("mlflow.") if loader.startswith("mlflow.") and loader.count(".") == 1 else ""
     return Needs(python, tuple(lines), constraints.read_text() if constraints.exists() else "", flavor)
@@ -81,8 +84,20 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _python(folder: Path, flavor: Mapping[str, object]) -> str:
+def _setuptools(folder: Path) -> str:
+    """MLflow before 3 imports ``pkg_resources`` without saying so: the release at hand when the model was logged.
+
+    (Its scoring code also imports Flask, which comes with the whole of MLflow only.)
+    """
+    told = [str(line) for line in _environment(folder).get("build_dependencies") or ()]
+    return next((line for line in told if line.startswith("setuptools=")), "setuptools<81")
+
+
+def _environment(folder: Path) -> dict[str, Any]:
     path = folder / "python_env.yaml"
-    environment = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
-    python = environment.get("python") or flavor.get("python_version") or platform.python_version()
+    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+
+def _python(folder: Path, flavor: Mapping[str, object]) -> str:
+    python = _environment(folder).get("python") or flavor.get("python_version") or platform.python_version()
     return ".".join(str(python).split(".")[:2])

@@ -73,6 +73,24 @@ def test_a_flavour_that_can_be_compiled_is_another_question() -> None:
     assert Needs("3.11", ("a",), flavor="sklearn").key != Needs("3.11", ("a",), flavor="prophet").key
 
 
+@pytest.mark.parametrize(
+    ("version", "told", "added"),
+    [
+        ("2.14.0", "[pip==24.0, setuptools==65.5.0]", ("setuptools==65.5.0", "flask")),
+        ("2.14.0", "[pip, setuptools]", ("setuptools<81", "flask")),
+        ("1.30.0", "[]", ("setuptools<81", "flask")),
+        ("3.1.0", "[pip==24.0, setuptools==65.5.0]", ()),
+    ],
+)
+def test_what_older_mlflow_imports_without_saying_so_is_there(
+    tmp_path: Path, version: str, told: str, added: tuple[str, ...]
+) -> None:
+    said = f"mlflow_version: {version}\nflavors: {{python_function: {{}}}}\n"
+    environment = f"python: 3.11.0\nbuild_dependencies: {told}\n"
+    needs = read_needs(model(tmp_path, MLmodel=said, python_env_yaml=environment))
+    assert needs.requirements == (f"mlflow=={version}", *added)
+
+
 def test_a_model_that_says_nothing_gets_our_python(tmp_path: Path) -> None:
     needs = read_needs(model(tmp_path, MLmodel="flavors: {python_function: {}}\n"))
     assert needs == Needs(".".join(platform.python_version_tuple()[:2]), ("mlflow",))
