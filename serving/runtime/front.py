@@ -63,7 +63,7 @@ class Front:
         tracing = Tracing.of_environment(self._settings.origin)
         web = Web(service, self._listener, tracing, shared=self._shared is not None)
         serving = web.start()
-        starting, ending = asyncio.create_task(self._start(service)), asyncio.create_task(told.wait())
+        starting, ending = asyncio.create_task(self._start(service, web)), asyncio.create_task(told.wait())
         await asyncio.wait((serving, starting, ending), return_when=asyncio.FIRST_COMPLETED)
         failed = starting.done() and not starting.result()
         if not failed:
@@ -82,7 +82,7 @@ class Front:
         if self._shared is not None:
             loop.add_reader(self._shared.parent, told.set)
 
-    async def _start(self, service: Service) -> bool:
+    async def _start(self, service: Service, web: Web) -> bool:
         """Load the model, and predict once; whether that worked."""
         settings = self._settings
         try:
@@ -94,6 +94,7 @@ class Front:
         except RuntimeError as error:
             _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it
             return False
+        web.ready()
         _logger.info("ready", extra={"cpu_seconds": round(time.process_time(), 3)})
         return True
 

@@ -52,17 +52,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unread = self._piece = 0
         """Bytes of unfinished headers before the last piece, and of that."""
         self._too_large = False
+        self._before: list[Any] = []
+        """Requests that came on this connection before the last one and may not be answered yet."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         type(self).counted(len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        cycle = self.cycle
         super().connection_lost(exc)
         type(self).counted(len(self.connections))
-        if cycle is not None and not cycle.response_complete and (task := cycle.scope.get(TASK)):
-            task.cancel()  # type: ignore[attr-defined]
+        for cycle in (*self._before, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                if task := cycle.scope.get(TASK):
+                    task.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._piece = len(data)
@@ -78,7 +82,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread + self._piece > self.limits.header_bytes and self._size() > self.limits.header_bytes:
             self._too_large = True
             raise HeadersTooLargeError
+        before = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            self._before.append(before)
+        elif self._before:
+            self._before.clear()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
         """uvicorn calls this where the parser fails."""

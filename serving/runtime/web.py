@@ -25,7 +25,7 @@ from serving.runtime.tracing import Tracing
 _KEEP_ALIVE_SECONDS = 7200
 """Longer than a proxy keeps an idle connection, so that it is never closed while the proxy sends on it."""
 
-BACKLOG = 2048
+_BACKLOG = 2048
 
 _MOMENT_SECONDS = 0.002
 
@@ -53,7 +53,7 @@ class Web:
     """The web server of a service."""
 
     def __init__(self, service: Service, listener: socket.socket, tracing: Tracing, *, shared: bool) -> None:
-        """`shared`: other processes take connections from the same socket, which listens already."""
+        """`shared`: other processes take connections from the same socket."""
         settings = service.settings
         limits = Limits(settings.header_limit, settings.header_seconds, settings.body_seconds, settings.write_seconds)
         self._config = uvicorn.Config(
@@ -66,7 +66,7 @@ class Web:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            backlog=BACKLOG,
+            backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
         self._service, self._listener, self._shared = service, listener, shared
@@ -77,14 +77,18 @@ class Web:
         self._ticking: asyncio.TimerHandle | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """The task is done when the server has ended."""
+        """The task is done when the server has ended. Whoever is alone answers from now on, that it is not ready."""
         self._tick()
-        sockets = [] if self._shared else [self._listener]
-        serving = self._loop.create_task(self._server.serve(sockets=sockets))
+        return self._loop.create_task(self._server.serve(sockets=[] if self._shared else [self._listener]))
+
+    def ready(self) -> None:
+        """Predictions can be made: whoever shares its socket takes connections from now on.
+
+        Before, it would take them from others that are ready.
+        """
         if self._shared:
-            self._config.load()
+            self._listener.listen(_BACKLOG)
             self._door = _Door(self._listener, self._server, self._service.figures)
-        return serving
 
     async def end(self, serving: asyncio.Task[None], seconds: float) -> None:
         """Take no more connections, and finish what is in flight."""

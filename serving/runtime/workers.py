@@ -23,7 +23,6 @@ from serving.runtime.figures import Figures
 from serving.runtime.front import Front, Shared
 from serving.runtime.plan import Plan
 from serving.runtime.settings import Settings
-from serving.runtime.web import BACKLOG
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
 
@@ -54,7 +53,6 @@ class Workers:
         except RuntimeError as error:
             _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it
             return 1
-        self._listener.listen(BACKLOG)
         self._figures.be(-1)
         gc.collect()
         gc.freeze()
