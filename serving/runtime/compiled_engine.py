@@ -116,6 +116,10 @@ class CompiledEngine:
         """Whether the compiled model answers what it covers; else the model itself answers all."""
         return not self._parity.verdict
 
+    def distrust(self, why: str) -> None:
+        """The model itself answers from now on."""
+        self._parity.distrust(why)
+
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._native.start()

@@ -107,6 +107,10 @@ class Parity:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def distrust(self, why: str) -> None:
+        """The compiled model was found out elsewhere: in another process that serves it."""
+        self.verdict = self.verdict or why
+
     def first(self) -> int:
         """How many answers to pass over before the first that is kept."""
         return 0 if self._head else self._gap()
@@ -141,13 +145,16 @@ class Parity:
 
     async def _run(self) -> None:
         pause, after = self._pace.first, self._pace.shortest
+        last: list[_Kept] = []
         while not self.verdict:
             await asyncio.sleep(pause)
             kept, self._kept, self._seen = self._kept, [], 0
             if kept:
+                last = kept
                 await self._check(kept)
                 pause, after = after, min(2 * after, self._pace.longest)
-        await self._stay_awake(kept[0])
+        if last:
+            await self._stay_awake(last[0])
 
     async def _check(self, kept: Sequence[_Kept]) -> None:
         trouble = ""

@@ -11,10 +11,10 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from serving.prediction_log_entry import Served
-from serving.runtime.exchange import Engine, Health, NotReadyError, Predictions, Raw, Rows, Written
+from serving.runtime.exchange import Engine, Event, Health, NotReadyError, Predictions, Raw, Rows, Written
 from serving.runtime.figures import Figures
 from serving.runtime.parsing import Parser
 from serving.runtime.plan import Plan
@@ -50,6 +50,21 @@ class Caller:
     """By the event loop's clock, in seconds."""
     trace: str | None = None
     """Its W3C ``traceparent``."""
+
+
+_FOUND_OUT = "the compiled model answered otherwise than the model itself, in another process of this server"
+
+
+@runtime_checkable
+class OfCompiled(Engine, Protocol):
+    """An engine over a compiled model."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled model answers."""
+
+    def distrust(self, why: str) -> None:
+        """The model itself answers from now on."""
 
 
 class Service:
@@ -114,11 +129,13 @@ class Service:
     @property
     def compiled(self) -> bool:
         """Whether the compiled model answers."""
-        return bool(getattr(self._engine, "compiled", False))
+        return isinstance(self._engine, OfCompiled) and self._engine.compiled
 
     def look(self) -> None:
         """Take note of what nobody reports; to be called every second or so."""
         self.figures.look(self.log)
+        if isinstance(self._engine, OfCompiled) and self.figures.counted(Event.PARITY_MISMATCH):
+            self._engine.distrust(_FOUND_OUT)
         self.figures.compiled(self.compiled)
 
     async def close(self) -> None:
