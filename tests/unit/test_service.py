@@ -55,16 +55,14 @@ def made(folder: Path, workers: int = 1, plan: Plan = PLAN) -> tuple[Service, Do
 
 def test_a_server_says_how_far_it_is(tmp_path: Path) -> None:
     service, engine, _ = made(tmp_path)
-    assert service.state is State.STARTING
+    seen = [service.state]
     asyncio.run(service.start(engine))
-    assert service.state is State.READY
-    engine.said = Health(ready=True, trouble="it limps")
-    assert service.state is State.DEGRADED
-    assert service.told()["warnings"] == ["it limps"]
-    engine.said = Health(ready=False, trouble="it fell")
-    assert service.state is State.STARTING
+    for health in (Health(ready=True), Health(ready=True, trouble="it limps"), Health(ready=False, trouble="it fell")):
+        engine.said = health
+        seen.append(service.state)
+    assert service.told()["warnings"] == ["it fell"]
     service.stopping = True
-    assert service.state is State.STOPPING
+    assert [*seen, service.state] == [State.STARTING, State.READY, State.DEGRADED, State.STARTING, State.STOPPING]
 
 
 def test_a_model_without_a_signature_is_a_warning(tmp_path: Path) -> None:
