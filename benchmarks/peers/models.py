@@ -63,7 +63,9 @@ def network(name: str, folder: Path) -> Trained:
     with torch.inference_mode():
         answers = layers(torch.tensor(frame.to_numpy(), dtype=torch.float32)).numpy()
     signature = infer_signature(frame, pd.DataFrame(answers))
-    mlflow.pytorch.save_model(layers, folder, signature=signature, input_example=frame.head(20))
+    mlflow.pytorch.save_model(
+        layers, folder, signature=signature, input_example=frame.head(20), serialization_format="pickle"
+    )
     return _trained(name, folder, _numbers(seed=4))
 
 

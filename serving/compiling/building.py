@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import PyFuncModel, load_model
+from mlflow.pyfunc import PyFuncModel
 
 from serving.compiling.conversion import Loaded, NotConvertible, NotProved
 from serving.compiling.describing import describe
@@ -19,6 +19,7 @@ from serving.compiling.hints import Hints
 from serving.compiling.probing import Probed, probe
 from serving.compiling.rows import Native, results_of, rows_of
 from serving.compiling.telling import told
+from serving.runtime.devices import load
 from serving.runtime.exchange import Rows
 from serving.runtime.plan import Plan
 
@@ -44,7 +45,7 @@ def build(folder: Path, out: Path, native: bool = False, why: str = "") -> str:
 
 def _loaded(folder: Path) -> PyFuncModel:
     try:
-        return load_model(str(folder))
+        return load(folder, threads=1)
     except Exception as error:
         raise UnusableModel(f"the model cannot be loaded: {told(error)}") from error
 

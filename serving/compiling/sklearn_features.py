@@ -71,10 +71,14 @@ def _follow(step: Any, traces: Traces, found: Hints) -> Traces:
 
 def _members(step: Any) -> Iterator[Any]:
     """The estimators of which another one is made, which all see what it sees."""
-    for name in ("best_estimator_", "estimators_", "calibrated_classifiers_"):
-        held = np.ravel(np.asarray(getattr(step, name, []), dtype=object))
-        members = [getattr(part, "estimator", part) for part in held] if name == "calibrated_classifiers_" else held
-        yield from (part for part in members if hasattr(part, "n_features_in_"))
+    members = [getattr(step, "best_estimator_", None), *_listed(getattr(step, "estimators_", []))]
+    members += [getattr(part, "estimator", None) for part in getattr(step, "calibrated_classifiers_", [])]
+    yield from (part for part in members if hasattr(part, "n_features_in_"))
+
+
+def _listed(held: Any) -> list[Any]:
+    """An array of estimators in one row. (Some of them can be indexed, which NumPy must not do.)"""
+    return held.ravel().tolist() if isinstance(held, np.ndarray) else list(held)
 
 
 def _pipeline(step: Pipeline, traces: Traces, found: Hints) -> Traces:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import PyFuncModel, load_model, scoring_server
+from mlflow.pyfunc import PyFuncModel, scoring_server
 
 from serving.runtime.batching import finite
+from serving.runtime.devices import load
 from serving.runtime.exchange import (
     BadRequestError,
     MediaTypeError,
@@ -46,7 +47,7 @@ class NativeModel:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._model: PyFuncModel = load_model(str(setup.folder))
+        self._model: PyFuncModel = load(Path(setup.folder), setup.cores)
         self._schema = self._model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
         self._traced: set[tuple[str, str, int]] = set()
 
