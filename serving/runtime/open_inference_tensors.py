@@ -86,6 +86,8 @@ def shaped(name: str, array: Array, shape: Sequence[int]) -> Array:
     """A flat array in that shape."""
     if not shape or len(array) != math.prod(shape):
         raise BadRequestError(f"tensor {name!r}: {len(array)} values do not make shape {list(shape)}")
+    if not len(array) and 0 in shape[1:]:  # or else a few bytes could announce billions of empty rows
+        raise BadRequestError(f"tensor {name!r}: the rows of shape {list(shape)} are empty")
     try:
         return array.reshape(shape)
     except (ValueError, OverflowError) as error:

@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.prediction_log import Origin, Privacy
-from serving.runtime.exchange import Health, Predictions, Raw, Rows, ServingError, Written
+from serving.runtime.exchange import BadRequestError, Health, Predictions, Raw, Rows, ServingError, Written
 from serving.runtime.figures import Figures
 from serving.runtime.open_inference import OpenInference
+from serving.runtime.open_inference_contents import tensors_of
+from serving.runtime.open_inference_messages import message
 from serving.runtime.open_inference_model import OpenModel
 from serving.runtime.open_inference_tensors import DATATYPES
 from serving.runtime.plan import Column, Param, Plan, Tensor
@@ -300,17 +302,9 @@ def test_a_length_of_json_that_is_none_is_refused(by_column: Server, length: byt
 
 def test_another_model_or_version_is_not_found(by_column: Server) -> None:
     body = orjson.dumps({"inputs": [AMOUNT, COUNT]})
-    statuses = {
-        path: by_column.infer(body, path=path).status
-        for path in (
-            "/v2/models/m/infer",
-            "/v2/models/m/versions/7/infer",
-            "/v2/models/m/versions/8/infer",
-            "/v2/models/other/infer",
-        )
-        if by_column.protocol.serves(path)
-    }
-    assert [*statuses.values()] == [200, 200, 404, 404]
+    for path, status in (("m", 200), ("m/versions/7", 200), ("m/versions/8", 404), ("other", 404)):
+        assert by_column.protocol.serves(f"/v2/models/{path}/infer")
+        assert by_column.infer(body, path=f"/v2/models/{path}/infer").status == status
     assert not by_column.protocol.serves("/v2/models/m/ready")
     assert not by_column.protocol.serves("/invocations")
 
@@ -369,3 +363,35 @@ def test_any_request_gets_an_answer(by_column: Server, by_tensor: Server, untype
     assert reply.status == 200 or 400 <= reply.status < 500
     if reply.status != 200:
         assert json.loads(reply.body)["error"]
+
+
+LISTS = {
+    "int_contents": st.integers(-(2**31), 2**31 - 1),
+    "uint64_contents": st.integers(0, 2**64 - 1),
+    "fp64_contents": st.floats(),
+    "bytes_contents": st.binary(max_size=3),
+}
+CONTENTS = st.fixed_dictionaries({}, optional={name: st.lists(value, max_size=3) for name, value in LISTS.items()})
+MESSAGE_TENSORS = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["amount", "count", "word"]),
+        "datatype": st.sampled_from([*DATATYPES, "FP128"]),
+        "shape": st.lists(st.integers(-1, 3) | st.integers(-(2**63), 2**63 - 1), max_size=3),
+        "contents": CONTENTS,
+    }
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_message_is_asked_or_refused(
+    by_column: Server, by_tensor: Server, untyped: Server, data: st.DataObject
+) -> None:
+    inputs = data.draw(st.lists(MESSAGE_TENSORS, max_size=3))
+    raws = data.draw(st.just([]) | st.lists(st.binary(max_size=20), min_size=len(inputs), max_size=len(inputs)))
+    model = data.draw(st.sampled_from([by_column, by_tensor, untyped])).model
+    try:
+        asked = model.ask(tensors_of(message("ModelInferRequest")(inputs=inputs, raw_input_contents=raws)), {}, False)
+    except BadRequestError:
+        return
+    assert isinstance(asked, Raw) or asked.count
