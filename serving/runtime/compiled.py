@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ MISSING = "\ue000missing\ue000"
 """Stands for a missing text in the compiled model, whose texts cannot be missing. Of private characters: no request
 that means anything has it."""
 
-_LEVEL_ERROR = 3
+_LEVEL_FATAL = 4
+"""Of ONNX Runtime's own log, which goes to standard error: its errors are raised as well."""
 
 Fill = Callable[[Mapping[str, Array], int], Array]
 Read = Callable[[list[Any], int], Array]
@@ -37,11 +39,13 @@ class CompiledModel:
             raise ValueError(f"there is no compiled model: {plan.why}")
         self._compiled, self._threads = plan.compiled, threads
         self._path = folder / plan.compiled.file
+        self._session: ort.InferenceSession | None = _session(self._path, plan.compiled, threads)
+        if threads > 1:
+            _close_before_forks(self)
         self._names = frozenset(name for feed in plan.compiled.feeds for name in feed.columns)
         self._fills = [(feed.name, _fill(feed, plan)) for feed in plan.compiled.feeds]
         self._sources = list(dict.fromkeys(result.source for result in plan.compiled.results))
         self._reads = [(result.name, _read(result, self._sources)) for result in plan.compiled.results]
-        self._open()
 
     def covers(self, rows: Rows) -> bool:
         """Whether the compiled model can answer this request."""
@@ -49,21 +53,34 @@ class CompiledModel:
 
     def predict(self, rows: Rows) -> Predictions:
         """Answers to rows that `covers` is true of; `ModelError` where the compiled model fails."""
-        if self._threads > 1 and os.getpid() != self._process:
-            self._open()
         columns, count = rows.columns, rows.count
         try:
+            session = self._session or self._opened()
             feeds = {name: fill(columns, count) for name, fill in self._fills}
-            outputs = self._session.run(self._sources, feeds)
+            outputs = session.run(self._sources, feeds)
             answers = {name: read(outputs, count) for name, read in self._reads}
         except Exception as error:  # ONNX Runtime's own exceptions have no parent of theirs
             raise ModelError(f"the compiled model failed: {error}") from error
         return Predictions(answers, count, self._compiled.frame)
 
-    def _open(self) -> None:
-        """Threads do not survive a fork, so a process that was forked off opens its own session where there are any."""
-        self._session = _session(self._path, self._compiled, self._threads)
-        self._process = os.getpid()
+    def close(self) -> None:
+        """Let the session go; the next prediction opens another one."""
+        self._session = None
+
+    def _opened(self) -> ort.InferenceSession:
+        self._session = session = _session(self._path, self._compiled, self._threads)
+        return session
+
+
+def _close_before_forks(model: CompiledModel) -> None:
+    """A session's threads do not survive a fork, and it waits for them when it is let go."""
+    held = weakref.ref(model)
+
+    def close() -> None:
+        if kept := held():
+            kept.close()
+
+    os.register_at_fork(before=close)
 
 
 def _session(path: Path, compiled: Compiled, threads: int) -> ort.InferenceSession:
@@ -75,7 +92,7 @@ def _session(path: Path, compiled: Compiled, threads: int) -> ort.InferenceSessi
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
-    options.log_severity_level = _LEVEL_ERROR
+    options.log_severity_level = _LEVEL_FATAL
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
