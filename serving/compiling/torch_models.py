@@ -20,8 +20,8 @@ from serving.runtime.plan import Feed, Result
 
 _INPUT = "rows"
 
-TOLERANCE = 1e-5
-"""Both compute in float32, and add in different orders."""
+TOLERANCE = 1e-4
+"""Both compute in float32 and add in different orders, and what one layer rounds the next one may cancel out."""
 
 
 def convert(loaded: Loaded) -> Conversion:

@@ -6,6 +6,7 @@ on a GPU and is loaded where there is none, and the number of threads.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,15 @@ def _prepare_torch(threads: int) -> None:
 
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
-        torch.serialization.register_package(_BEFORE_CUDA, lambda _: None, _on_cpu)
+        _take_from_gpu()
+
+
+@cache
+def _take_from_gpu() -> None:
+    """Let storages that were on a GPU be read; PyTorch takes each number in its order once."""
+    from torch.serialization import register_package
+
+    register_package(_BEFORE_CUDA, lambda _: None, _on_cpu)
 
 
 def _on_cpu(storage: Any, location: str) -> Any:
