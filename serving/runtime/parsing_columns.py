@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serving.runtime import parsing_arrays
+import numpy as np
+
+from serving.runtime import parsing_arrays, parsing_csv
 from serving.runtime.exchange import Array, BadRequestError
 from serving.runtime.parsing_tables import Table, listed, missing_inputs, of_records
-from serving.runtime.parsing_values import Domain, Infinite, Problems, of_column, quoted
+from serving.runtime.parsing_values import Domain, Problems, of_column, quoted
 from serving.runtime.plan import Column
-
-_TRUE = frozenset({"true", "True", "TRUE", "1", "1.0"})
-_FALSE = frozenset({"false", "False", "FALSE", "0", "0.0"})
-"""How a CSV file spells booleans, as pandas reads them."""
-
-_INFINITE = {sign + word: Infinite(sign + "inf") for sign in ("", "+", "-") for word in ("inf", "infinity")}
 
 
 class ColumnReader:
@@ -23,12 +19,24 @@ class ColumnReader:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
+        self._named = {column.name: column for column in columns}
         self._domains = {column.name: of_column(column) for column in columns}
         self._texts = {column.name: of_column(column, text=True) for column in columns}
 
     def frame(self, table: Table) -> dict[str, Array]:
-        """Of ``dataframe_split``, ``dataframe_records`` or CSV."""
+        """Of ``dataframe_split`` or ``dataframe_records``."""
         return self._arrays(table, self._domains)
+
+    def csv(self, body: bytes) -> dict[str, Array]:
+        problems, arrays = Problems(), {}
+        for name, cells in parsing_csv.columns(body, self.choose).items():
+            values, domain = parsing_csv.spoken(cells, self._named[name]), self._domains[name]
+            if isinstance(values, np.ndarray):
+                arrays[name] = parsing_arrays.column(domain, values, problems)
+            else:
+                arrays[name] = domain.array(values, problems)
+        problems.check()
+        return arrays
 
     def choose(self, names: Sequence[str]) -> Sequence[str]:
         """Those columns of the signature that are there; refused where one is missing."""
@@ -53,9 +61,8 @@ class ColumnReader:
     def arrays(self, given: Mapping[str, Array]) -> dict[str, Array]:
         """Of arrays of shape (n,) or (n, 1), by name."""
         problems = Problems()
-        arrays = {}
-        for name in self.choose(list(given)):
-            arrays[name] = parsing_arrays.column(self._domains[name], given[name], problems)
+        names = self.choose(list(given))
+        arrays = {name: parsing_arrays.column(self._domains[name], given[name], problems) for name in names}
         problems.check()
         return arrays
 
@@ -65,19 +72,10 @@ class ColumnReader:
 
     def _arrays(self, table: Table, domains: Mapping[str, Domain]) -> dict[str, Array]:
         problems = Problems()
-        arrays = {}
-        for name in self.choose(list(table.columns)):
-            values = table.columns[name]
-            if table.text and self._kind(name) == "binary":
-                raise BadRequestError(f"column {quoted(name)}: CSV cannot carry binary values: expected JSON")
-            if table.text:
-                values = _spoken(values, self._kind(name))
-            arrays[name] = domains[name].array(values, problems)
+        names = self.choose(list(table.columns))
+        arrays = {name: domains[name].array(table.columns[name], problems) for name in names}
         problems.check()
         return arrays
-
-    def _kind(self, name: str) -> str:
-        return next(column.kind for column in self._columns if column.name == name)
 
 
 def _table(columns: dict[str, Any]) -> Table:
@@ -91,17 +89,3 @@ def _table(columns: dict[str, Any]) -> Table:
     if len(set(counts.values())) > 1:
         raise BadRequestError(f"expected columns of one length, got {dict(list(counts.items())[:10])}")
     return Table(columns, next(iter(counts.values())))
-
-
-def _spoken(cells: Sequence[str | None], kind: str) -> list[Any]:
-    """What the cells of a CSV file mean in a column of this kind, as far as it differs from JSON."""
-    if kind == "boolean":
-        return [True if cell in _TRUE else False if cell in _FALSE else cell for cell in cells]
-    if kind in ("float", "double"):
-        return [None if cell is None else _INFINITE.get(cell.strip().lower(), _number(cell)) for cell in cells]
-    return [cell and _number(cell) for cell in cells] if kind in ("integer", "long") else list(cells)
-
-
-def _number(cell: str) -> str:
-    """As JSON would write it."""
-    return cell.strip().removeprefix("+")

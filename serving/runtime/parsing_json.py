@@ -1,4 +1,4 @@
-"""Requests in JSON, read by Python's own parser: the truth that the compiled decoders are held to."""
+"""Requests read by Python's own parsers: the truth that the compiled decoders are held to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from serving.runtime.exchange import Array, BadRequestError, Raw, Rows
 from serving.runtime.parsing_params import ParamReader
-from serving.runtime.parsing_tables import Table, listed, of_csv, of_records, of_split
+from serving.runtime.parsing_tables import Table, listed, of_records, of_split
 from serving.runtime.parsing_values import Infinite, quoted
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -28,6 +28,8 @@ class Reader(Protocol):
     """Values of a request to the arrays of a signature; `BadRequestError` where they do not fit."""
 
     def frame(self, table: Table) -> dict[str, Array]: ...
+
+    def csv(self, body: bytes) -> dict[str, Array]: ...
 
     def choose(self, names: Sequence[str]) -> Sequence[str]: ...
 
@@ -56,7 +58,7 @@ class JsonReader:
         return rows(arrays, self._params.read(told.get("params")))
 
     def csv(self, body: bytes) -> Rows:
-        return rows(self._reader.frame(of_csv(body)), None)
+        return rows(self._reader.csv(body), None)
 
     def arrays(self, given: Mapping[str, Array], params: Mapping[str, Any] | None) -> Rows:
         return rows(self._reader.arrays(given), self._params.read(None if params is None else dict(params)))

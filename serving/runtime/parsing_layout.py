@@ -34,13 +34,13 @@ class Layout:
         arrays, (row,) = self._empty.copy(), rows
         for group in self._groups:
             values = np.array(group.pick(row), group.dtype).reshape(group.one)
-            arrays.update(zip(group.names, values, strict=True))
+            arrays.update(zip(group.names, values, strict=False))  # NumPy's end of an iteration is an exception: slow
         return arrays
 
     def of_columns(self, columns: Sequence[Sequence[Any]]) -> dict[str, Array]:
         arrays = self._empty.copy()
         for group in self._groups:
-            arrays.update(zip(group.names, np.array(group.pick(columns), group.dtype), strict=True))
+            arrays.update(zip(group.names, np.array(group.pick(columns), group.dtype), strict=False))
         for position, values in self._checks:
             if not values.issuperset(columns[position]):
                 raise ValueError(f"an unknown category in column {position}")

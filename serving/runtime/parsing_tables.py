@@ -1,21 +1,15 @@
-"""Frames as they come in requests, as plain Python columns: ``dataframe_split``, ``dataframe_records`` and CSV."""
+"""Frames as they come in JSON, as plain Python columns: ``dataframe_split`` and ``dataframe_records``."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from serving.runtime.exchange import BadRequestError
 from serving.runtime.parsing_values import quoted
-
-_MISSING_NUMBERS = frozenset({"NaN", "-NaN", "nan", "-nan", "-1.#IND", "1.#IND", "-1.#QNAN", "1.#QNAN"})
-
-_MISSING_TEXTS = _MISSING_NUMBERS | {"", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "None", "n/a", "null"}
-"""What pandas reads as a missing value in a CSV file."""
 
 _NAMES_TOLD = 10
 
@@ -29,15 +23,13 @@ class Table:
 
     columns: dict[str, Sequence[Any]]
     count: int
-    text: bool = False
-    """Whether values are CSV's: text or None."""
 
 
 def of_split(told: Any) -> Table:
     """``dataframe_split``. Without names its columns are called by their positions, as in MLflow."""
     if not isinstance(told, dict):
         raise BadRequestError(f"dataframe_split: expected an object with 'columns' and 'data', got {quoted(told)}")
-    if extra := told.keys() - {"columns", "data", "index"}:
+    if extra := [key for key in told if key not in ("columns", "data", "index")]:
         raise BadRequestError(f"dataframe_split: expected only 'columns', 'data' and 'index', got {listed(extra)} too")
     data = told.get("data")
     if not isinstance(data, list):
@@ -51,7 +43,8 @@ def of_split(told: Any) -> Table:
     if data and not any(isinstance(row, list) for row in data) and (names is None or len(names) == 1):
         data = [[value] for value in data]
     width = len(names) if names is not None else _width(data)
-    columns = _columns(data, width)
+    check_widths(data, width)
+    columns = list(zip(*data, strict=True)) if data else [()] * width
     return _table([str(name) for name in names or range(width)], columns, len(data))
 
 
@@ -70,36 +63,27 @@ def of_records(told: Any, choose: Choose, whole: bool = False, called: str = "da
     return Table({name: [record.get(name) for record in told] for name in chosen}, len(told))
 
 
-def of_csv(body: bytes) -> Table:
-    """CSV with a line of names; cells that pandas reads as missing are None."""
-    try:
-        text = body.decode().removeprefix("\ufeff")
-        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadRequestError(f"The body is not CSV in UTF-8: {error}") from error
-    if not lines:
-        raise BadRequestError("The body is empty: expected CSV whose first line names the columns.")
-    names, *rows = lines
-    columns = _columns(rows, len(names))
-    cells = [[None if cell in _MISSING_TEXTS else cell for cell in column] for column in columns]
-    named = [(name, cell) for name, cell in zip(names, cells, strict=True) if name]
-    return _table([name for name, _ in named], [cell for _, cell in named], len(rows), text=True)
+def _table(names: list[str], columns: Sequence[Sequence[Any]], count: int) -> Table:
+    check_once(names)
+    return Table(dict(zip(names, columns, strict=True)), count)
 
 
-def _table(names: list[str], columns: Sequence[Sequence[Any]], count: int, text: bool = False) -> Table:
+def check_once(names: Sequence[str]) -> None:
+    """Refused where a name comes twice."""
     if len(set(names)) < len(names):
         twice = [name for name, times in Counter(names).items() if times > 1]
         raise BadRequestError(f"expected every column once, got {listed(twice)} more than once")
-    return Table(dict(zip(names, columns, strict=True)), count, text)
 
 
-def _columns(rows: Sequence[Any], width: int) -> list[tuple[Any, ...]]:
+def check_widths(rows: Sequence[Any], width: int) -> None:
+    """Refused where one of the rows is no list of so many values."""
+    if set(map(type, rows)) <= {list} and set(map(len, rows)) <= {width}:
+        return
     for row, values in enumerate(rows):
         if not isinstance(values, list):
             raise BadRequestError(f"row {row}: expected a list of {width} values, got {quoted(values)}")
         if len(values) != width:
             raise BadRequestError(f"row {row}: expected {width} values, one for each column, got {len(values)}")
-    return list(zip(*rows, strict=True)) if rows else [()] * width
 
 
 def _width(rows: Sequence[Any]) -> int:
@@ -118,8 +102,7 @@ def missing_inputs(names: Sequence[str]) -> str:
     return f"Model is missing inputs {list(names[:_NAMES_TOLD])}{more}."
 
 
-def listed(names: Any) -> str:
-    """Some of the names, in order."""
-    told = sorted(names)
-    more = f" and {len(told) - _NAMES_TOLD} more" if len(told) > _NAMES_TOLD else ""
-    return ", ".join(map(quoted, told[:_NAMES_TOLD])) + more
+def listed(names: Collection[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+    return ", ".join(map(quoted, islice(names, _NAMES_TOLD))) + more

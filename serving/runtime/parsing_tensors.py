@@ -23,8 +23,6 @@ class TensorReader:
 
     def frame(self, table: Table) -> dict[str, Array]:
         """Of ``dataframe_split`` or ``dataframe_records``: a column for each tensor, or each value of the only one."""
-        if table.text:
-            raise BadRequestError("This model takes tensors, which CSV cannot carry: expected JSON.")
         problems = Problems()
         names = self.choose(list(table.columns))
         for name in self._tensors:
@@ -39,6 +37,10 @@ class TensorReader:
             }
         problems.check()
         return arrays
+
+    def csv(self, body: bytes) -> dict[str, Array]:  # noqa: ARG002
+        """Refused: MLflow reads no tensors from CSV either."""
+        raise BadRequestError("This model takes tensors, which CSV cannot carry: expected JSON.")
 
     def choose(self, names: Sequence[str]) -> Sequence[str]:
         """Those columns of a frame that are wanted; refused where one is missing or there are too many."""

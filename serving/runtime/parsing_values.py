@@ -22,6 +22,9 @@ from serving.runtime.plan import KINDS, Column, Tensor
 _TOLD = 5
 """So many problems of a request are told; the others are counted."""
 
+_COUNTED = 100
+"""So many are looked for: a large body of nothing but problems shall not take long."""
+
 _CATEGORIES_TOLD = 10
 
 _CUT = 50
@@ -60,11 +63,14 @@ class Problems:
         self._count += 1
         if self._count <= _TOLD:
             self._told.append(f"{where}: expected {expected}, got {quoted(got)}")
+        if self._count == _COUNTED:
+            self.check()
 
     def check(self) -> None:
         """`BadRequestError` where there are any."""
         if self._count:
-            more = f"; and {self._count - _TOLD} more" if self._count > _TOLD else ""
+            least = "at least " if self._count == _COUNTED else ""
+            more = f"; and {least}{self._count - _TOLD} more" if self._count > _TOLD else ""
             raise BadRequestError("; ".join(self._told) + more)
 
 
