@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any
@@ -28,7 +29,8 @@ _FALSE = frozenset({"false", "False", "FALSE", "0", "0.0"})
 
 _INFINITE = {sign + word: Infinite(sign + "inf") for sign in ("", "+", "-") for word in ("inf", "infinity")}
 
-_DIGITS = frozenset("0123456789+-.eE")
+_DIGITS = re.compile("[0-9+.eE-]*")
+"""Of these characters alone, Python takes only what pandas takes for a number."""
 
 
 def columns(body: bytes, choose: Choose) -> dict[str, Sequence[str]]:
@@ -62,7 +64,7 @@ def spoken(cells: Sequence[str], column: Column) -> Array | Iterator[Any]:
 def _numbers(cells: Sequence[str], read: type[int] | type[float]) -> Array | None:
     """All of them; None where one is no plain number of this type."""
     try:
-        array = np.array(list(map(read, cells)), read) if _DIGITS.issuperset("".join(cells)) else None
+        array = np.array(list(map(read, cells)), read) if _DIGITS.fullmatch("".join(cells)) else None
     except (ValueError, OverflowError):
         return None
     return array if array is not None and np.isfinite(array).all() else None
@@ -75,7 +77,7 @@ def _number(cell: str) -> Any:
         return _INFINITE[text.lower()]
     for read in (int, float):
         try:
-            return read(text) if text and _DIGITS.issuperset(text) else _there(text)
+            return read(text) if text and _DIGITS.fullmatch(text) else _there(text)
         except ValueError:
             continue
     return text
