@@ -14,14 +14,15 @@ import sys
 import warnings
 from pathlib import Path
 
-from serving.compiling.building import UnusableModel, build
-
 UNUSABLE = 3
 """Exit status where the model cannot be loaded, or fails on its own input example."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     asked = _asked(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from serving.compiling.building import UnusableModel, build  # reads that: threads only slow small predictions down
+
     with os.fdopen(_take_stdout(), "w") as stdout:
         _quiet()
         try:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from serving.compiling.conversion import Conversion, Loaded, NotConvertible
+from serving.compiling.conversion import Conversion, Loaded, NotConvertible, NotProved
 from serving.compiling.drawing import SEED, Drawing
 from serving.compiling.flavors import converter
 from serving.compiling.hints import Hints
@@ -32,7 +32,15 @@ _PACKAGES = (
 
 
 def certified(loaded: Loaded, example: Rows | None, hints: Hints, out: Path) -> Plan:
-    """`NotConvertible` or `NotProved` where there is no compiled model."""
+    """`NotConvertible` or `NotProved` where there is no compiled model, and then no file of one."""
+    try:
+        return _certified(loaded, example, hints, out)
+    except (NotConvertible, NotProved):
+        (out / MODEL).unlink(missing_ok=True)
+        raise
+
+
+def _certified(loaded: Loaded, example: Rows | None, hints: Hints, out: Path) -> Plan:
     conversion = _converted(loaded)
     plan = replace(loaded.plan, compiled=_written(conversion, out))
     prover = Prover(

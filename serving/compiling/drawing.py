@@ -163,7 +163,9 @@ def _extremes(column: Column) -> list[Any]:
 def _beside(values: tuple[Any, ...], dtype: np.dtype[Any], exactly: bool) -> Array:
     """The values themselves and their next neighbours, also those in float32, which other libraries round to."""
     if dtype.kind == "O":
-        return column_array(values if exactly else [*values, *(f"{value} " for value in values), *_TEXTS], "string")
+        return column_array(
+            values if exactly else [*values, *(f"{value}{end}" for value in values for end in " \0"), *_TEXTS], "string"
+        )
     edges = np.asarray(values, float)
     if exactly:
         return edges.astype(dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -41,6 +42,7 @@ from sklearn.preprocessing import (
     OneHotEncoder,
     OrdinalEncoder,
     PolynomialFeatures,
+    PowerTransformer,
     RobustScaler,
     StandardScaler,
     TargetEncoder,
@@ -186,6 +188,8 @@ NATIVE = {
         Kind(make_pipeline(ColumnTransformer([("t", TfidfVectorizer(), "city")]), LogisticRegression()), ["city"]),
         "does not end in an encoder",
     ),
+    "infinite powers": (Kind(make_pipeline(PowerTransformer(), LogisticRegression())), "cannot be converted"),
+    "distances": (Kind(KMeans(3, n_init=1, random_state=0)), "the compiled model differs"),
     "logarithms": (Kind(LogisticRegression(), asked="predict_log_proba"), "predict_log_proba"),
     "another function": (Kind(make_pipeline(FunctionTransformer(np.tan), Ridge()), target="amount"), "tan"),
 }
@@ -209,6 +213,7 @@ def test_what_is_not_compiled_says_why(name: str, shelf: Shelf, tmp_path: Path) 
 
     assert result.plan.compiled is None
     assert why in result.plan.why
+    assert not (tmp_path / "model.onnx").exists()
     assert "\n" not in result.line
 
 
