@@ -179,17 +179,18 @@ class CompiledEngine:
         self._came += 1
 
     def _at_once(self, ask: Rows) -> Predictions:
-        began = time.perf_counter()
-        answer = self._model.predict(ask)
+        self._untold += 1
+        if self._untold < _EVERY:
+            began = time.perf_counter()
+            answer = self._model.predict(ask)
+        else:
+            self._untold = 0
+            answer, began, cpu = self._together([ask])
+            self._learn(ask.count, cpu)
         if not finite(answer):
             raise _not_finite()
-        seconds = time.perf_counter() - began
-        self._meter.stage(Stage.PREDICT, seconds)
+        self._meter.stage(Stage.PREDICT, time.perf_counter() - began)
         self._meter.batch(1, ask.count)
-        self._untold += 1
-        if self._untold >= _EVERY:
-            self._untold = 0
-            self._learn(ask.count, seconds)
         return answer
 
     async def _later(self, ask: Rows, deadline: float) -> Predictions:
@@ -232,9 +233,8 @@ class CompiledEngine:
         return tuple(ask.columns[name].shape[1:] for name in self._names)
 
     def _predict(self, batch: list[_Waiting]) -> None:
-        began = time.perf_counter()
         try:
-            answer = self._together([waiting.ask for waiting in batch])
+            computed = self._together([waiting.ask for waiting in batch])
         except ModelError as error:
             if len(batch) == 1:
                 _fail(batch[0], error)
@@ -242,24 +242,27 @@ class CompiledEngine:
             for waiting in batch:
                 self._predict([waiting])
         else:
-            self._done(batch, answer, began)
+            self._done(batch, *computed)
 
-    def _together(self, asks: Sequence[Rows]) -> Predictions:
-        if len(asks) == 1:
-            return self._model.predict(asks[0])
+    def _together(self, asks: Sequence[Rows]) -> tuple[Predictions, float, float]:
+        """The answer to all, when it began, and the CPU time that it took this thread."""
+        began, cpu = time.perf_counter(), time.thread_time()
+        answer = self._model.predict(asks[0] if len(asks) == 1 else self._merged(asks))
+        return answer, began, time.thread_time() - cpu
+
+    def _merged(self, asks: Sequence[Rows]) -> Rows:
         try:
             columns = {name: np.concatenate([ask.columns[name] for ask in asks]) for name in self._names}
         except (ValueError, MemoryError) as error:
             raise ModelError(f"the requests do not go together: {error}") from error
-        return self._model.predict(Rows(columns, sum(ask.count for ask in asks)))
+        return Rows(columns, sum(ask.count for ask in asks))
 
-    def _done(self, batch: list[_Waiting], answer: Predictions, began: float) -> None:
-        seconds = time.perf_counter() - began
+    def _done(self, batch: list[_Waiting], answer: Predictions, began: float, cpu: float) -> None:
         for waiting in batch:
             self._meter.stage(Stage.QUEUE, began - waiting.since)
-        self._meter.stage(Stage.PREDICT, seconds)
+        self._meter.stage(Stage.PREDICT, time.perf_counter() - began)
         self._meter.batch(len(batch), answer.count)
-        self._learn(answer.count, seconds)
+        self._learn(answer.count, cpu)
         whole = finite(answer)
         for waiting, part in zip(batch, split(answer, [waiting.ask.count for waiting in batch])):  # noqa: B905
             if whole or finite(part):
@@ -305,14 +308,13 @@ class CompiledEngine:
         return not self._plan.tensors or self._shapes(one.ask) == self._shapes(other.ask)
 
     async def _in_thread(self, batch: list[_Waiting]) -> None:
-        began = time.perf_counter()
         asks = [waiting.ask for waiting in batch]
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._together, asks)
+            computed = await asyncio.get_running_loop().run_in_executor(self._thread, self._together, asks)
         except ModelError as error:
             self._blame(batch, error)
         else:
-            self._done(batch, answer, began)
+            self._done(batch, *computed)
         self._busy = False
         self._pump()
 
@@ -326,7 +328,8 @@ class CompiledEngine:
         self._long.extendleft(reversed(batch))
 
     def _learn(self, rows: int, seconds: float) -> None:
-        """How long rows take; the very first call takes longer than all others and teaches nothing."""
+        """How long rows take, by CPU time: a thread that waits for Python's lock, or for a processor, waits wherever it
+        predicts. The very first call takes longer than all others and teaches nothing."""
         self._calls += 1
         if self._calls == 1:
             return
