@@ -6,6 +6,7 @@ import json
 from importlib import metadata
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -53,7 +54,11 @@ def _health(service: Service) -> APIRouter:
     async def version() -> Response:
         return Response(_mlflow_version(), media_type=_JSON)
 
-    @routes.get("/metrics", summary="Figures of all processes of this server, for Prometheus")
+    @routes.get(
+        "/metrics",
+        summary="Figures of all processes of this server, for Prometheus",
+        response_class=PlainTextResponse,
+    )
     async def figures() -> Response:
         service.look()
         return Response(service.figures.text(), media_type=CONTENT_TYPE_LATEST)

@@ -62,6 +62,9 @@ class _Request(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Request)
 
 
+_ELSEWHERE: dict[int | str, dict[str, Any]] = {404: {"description": "This server has another model or version"}}
+
+
 class OpenInference:
     """The protocol's HTTP side of one server."""
 
@@ -100,10 +103,13 @@ class OpenInference:
         routes.add_api_route("/health/live", self._live, summary="Whether there is a server at all")
         routes.add_api_route("/health/ready", self._ready, summary="Whether the server predicts; 503 where not")
         model, version = "/models/{name}", "/models/{name}/versions/{version}"
-        routes.add_api_route(model, self._metadata, summary="The model's inputs and outputs")
-        routes.add_api_route(version, self._version_metadata, summary="A version's inputs and outputs")
-        routes.add_api_route(f"{model}/ready", self._model_ready, summary="Whether the model predicts")
-        routes.add_api_route(f"{version}/ready", self._version_ready, summary="Whether the version predicts")
+        for path, answer, summary in (
+            (model, self._metadata, "The model's inputs and outputs"),
+            (version, self._version_metadata, "A version's inputs and outputs"),
+            (f"{model}/ready", self._model_ready, "Whether the model predicts"),
+            (f"{version}/ready", self._version_ready, "Whether the version predicts"),
+        ):
+            routes.add_api_route(path, answer, summary=summary, responses=_ELSEWHERE)
         return routes
 
     async def _server(self) -> Response:

@@ -59,18 +59,15 @@ ODD_VALUES: dict[str, tuple[tuple[str, ...], Any]] = {
 ODD_SHAPES = ("missing column", "extra column", "duplicate column", "short row", "no rows", "other order")
 
 
-def requests(columns: tuple[Column, ...], words: Mapping[str, tuple[str, ...]]) -> st.SearchStrategy[Asked]:
-    """Requests for a model with these columns; `words` are what is known of its strings."""
+def oddities(columns: tuple[Column, ...]) -> tuple[str, ...]:
+    """Everything that can be odd about a request for these columns, and nothing at all."""
     kinds = {column.kind for column in columns}
-    odd = [name for name, (where, _) in ODD_VALUES.items() if kinds & set(where)]
-    oddity = st.one_of(st.just(""), st.sampled_from(odd), st.sampled_from(ODD_SHAPES))
-    return st.builds(
-        lambda records, form, oddity, at: _asked(records, columns, form, oddity, at),
-        st.lists(_record(columns, words), min_size=1, max_size=4),
-        st.sampled_from(tuple(FORMS)),
-        oddity,
-        st.integers(0, 1_000),
-    )
+    return ("", *(name for name, (where, _) in ODD_VALUES.items() if kinds & set(where)), *ODD_SHAPES)
+
+
+def records(columns: tuple[Column, ...], words: Mapping[str, tuple[str, ...]]) -> st.SearchStrategy[list[Record]]:
+    """One to four right rows; `words` are what is known of strings."""
+    return st.lists(_record(columns, words), min_size=1, max_size=4)
 
 
 def _record(columns: tuple[Column, ...], words: Mapping[str, tuple[str, ...]]) -> st.SearchStrategy[Record]:
@@ -87,14 +84,17 @@ def _value(column: Column, words: Mapping[str, tuple[str, ...]]) -> st.SearchStr
     return st.sampled_from(words.get(column.name, ("a", "b")))
 
 
-def _asked(records: list[Record], columns: tuple[Column, ...], form: str, oddity: str, at: int) -> Asked:
+def asked(rows: list[Record], columns: tuple[Column, ...], form: str, oddity: str, at: int) -> Asked:
+    """The rows as a request; `at` says in which row and column it is odd."""
     changed = ""
     if oddity in ODD_VALUES:
         where, value = ODD_VALUES[oddity]
         fitting = [column.name for column in columns if column.kind in where]
         changed = fitting[at % len(fitting)]
-        records[at % len(records)][changed] = value
-    table = Table([column.name for column in columns], [list(record.values()) for record in records])
+        place = at % len(rows)
+        rows = [*rows[:place], rows[place] | {changed: value}, *rows[place + 1 :]]
+    names = [column.name for column in columns]
+    table = Table(names, [[record[name] for name in names] for record in rows])
     if oddity in ODD_SHAPES:
         table = _misshapen(table, oddity, at)
     body = FORMS[form](table)
