@@ -4,8 +4,8 @@ One row per scored row, below ``model=<model>/version=<version>/date=<day>/``. W
 file so that a round trip holds the format together. The writer never holds a request up: its queue is
 bounded in rows and in bytes, what does not fit is dropped and counted, and files appear whole or not at all.
 
-The thread that writes shares Python's lock with the server. So it is not woken for every request: it looks a few times
-a second, makes a small table of what has come, and puts the tables together when a file is due.
+The thread that writes shares Python's lock with the server. So it is not woken for every request, but once a file is
+due, and finds most of the work done: the server itself puts the arrays of a hundred requests together at a time.
 Runs in the model's own environment: Python 3.10, pyarrow and fsspec are all it may need.
 """
 
@@ -16,12 +16,10 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
@@ -31,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serving.prediction_log_entry import NOTHING_PRIVATE, Origin, Privacy, Served
-from serving.prediction_log_table import SCHEMA, joined, rows_of, tabulate
+from serving.prediction_log_table import SCHEMA, Packed, day_of, joined, pack, rows_of, size_of, tabulate
 
 __all__ = ["SCHEMA", "Origin", "PredictionLog", "Privacy", "Served", "read"]
 
@@ -39,25 +37,24 @@ _logger = logging.getLogger(__name__)
 
 _VERSION = pa.field("version", pa.int64())
 
-_DAY = 86_400
-
-_LOOK_SECONDS = 0.05
-"""How long what has come waits at most to be made into a table."""
-
-_AT_ONCE = 500
-"""Requests of one table: what takes about a millisecond, during which the server may have to wait."""
+_PACK = 128
+"""Requests that are packed together, and"""
+_PACK_BYTES = 1_000_000
+"""how many bytes at most: what takes a fraction of a millisecond."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A table that waits for its file."""
+@dataclass(slots=True)
+class _Gathered:
+    """What waits for its file."""
 
-    day: int
-    """Since the epoch."""
-    last: float
-    """When the last of its requests was served."""
-    rows: int
-    table: pa.Table
+    packs: list[Packed] = field(default_factory=list)
+    odd: list[Served] = field(default_factory=list)
+    """What cannot be packed."""
+    loose: list[Served] = field(default_factory=list)
+    """What is not packed yet."""
+    rows: int = 0
+    size: int = 0
+    """In bytes, about."""
 
 
 class PredictionLog:
@@ -89,13 +86,13 @@ class PredictionLog:
         self._rows, self._seconds, self._capacity, self._memory = rows, seconds, capacity, memory
         self._below = int(sample * 2**64)
         self._files, self._root = fsspec.core.url_to_fs(url)
-        self._queue: deque[Served] = deque()
-        self._waiting = 0
-        """Rows in the queue and in tables."""
+        self._gathered = _Gathered()
+        self._full = _PACK
+        """How many requests are packed next."""
+        self._waiting, self._bytes = 0, 0
+        """Rows and bytes of what is gathered and what is being written."""
         self._lock = threading.Lock()
-        self._limit = capacity
-        """The most rows that may wait: fewer than `capacity` where they are large."""
-        self._wake, self._ends = threading.Event(), threading.Event()
+        self._wake, self._due, self._ends = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -105,11 +102,10 @@ class PredictionLog:
             return
         rows = rows_of(served)
         with self._lock:
-            if self._waiting + rows > self._limit or self._ends.is_set():
+            if self._waiting + rows > self._capacity or self._bytes > self._memory or self._ends.is_set():
                 self.dropped += rows
                 return
-            self._waiting += rows
-        self._queue.append(served)
+            self._gather(served, rows)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -117,78 +113,74 @@ class PredictionLog:
         """Write what waits and end the thread."""
         self._ends.set()
         self._wake.set()
+        self._due.set()
         self._thread.join(seconds)
+
+    def _gather(self, served: Served, rows: int) -> None:
+        gathered = self._gathered
+        if not gathered.loose:
+            self._full = min(_PACK, max(1, _PACK_BYTES // size_of(served)))
+        gathered.loose.append(served)
+        gathered.rows += rows
+        self._waiting += rows
+        if len(gathered.loose) >= self._full:
+            self._pack(gathered)
+        if (gathered.rows >= self._rows or gathered.size >= self._memory // 2) and not self._due.is_set():
+            self._due.set()
+
+    def _pack(self, gathered: _Gathered) -> None:
+        size = size_of(gathered.loose[0]) * len(gathered.loose)
+        packed = pack(gathered.loose) if size <= _PACK_BYTES else None
+        if packed is None:
+            gathered.odd += gathered.loose
+        else:
+            gathered.packs.append(packed)
+        gathered.loose.clear()
+        gathered.size += size
+        self._bytes += size
 
     def _run(self) -> None:
         while self._awaited():
-            for _, parts in groupby(self._gathered(), lambda part: part.day):
-                self._write(list(parts))
+            if not self._ends.is_set():
+                self._due.wait(self._seconds)
+            with self._lock:
+                gathered, self._gathered = self._gathered, _Gathered()
+                self._due.clear()
+            for packs, loose in _by_day(gathered):
+                self._write(packs, loose)
+            with self._lock:
+                self._waiting -= gathered.rows
+                self._bytes -= gathered.size
 
     def _awaited(self) -> bool:
         """Wait until there is something; whether there is, since nothing comes any more after the end."""
-        while not self._queue:
+        while not self._gathered.rows:
             self._wake.clear()
             if self._ends.is_set():
                 return False
-            if not self._queue:
+            if not self._gathered.rows:
                 self._wake.wait()
         return True
 
-    def _gathered(self) -> list[_Part]:
-        """What comes until there are rows enough for a file, or it is time."""
-        due = time.monotonic() + self._seconds
-        parts: list[_Part] = []
-        rows = 0
-        while rows < min(self._rows, self._limit // 2 + 1) and (left := due - time.monotonic()) > 0:
-            batch = self._taken()
-            for part in self._parts(batch):
-                parts.append(part)
-                rows += part.rows
-            if self._ends.is_set() and not self._queue:
-                break
-            if len(batch) < _AT_ONCE:
-                self._ends.wait(min(left, _LOOK_SECONDS))
-        return parts
-
-    def _taken(self) -> list[Served]:
-        return [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
-
-    def _parts(self, batch: Sequence[Served]) -> list[_Part]:
-        parts: list[_Part] = []
-        for day, of_day in groupby(batch, lambda served: int(served.at // _DAY)):
-            served = list(of_day)
-            rows = sum(map(rows_of, served))
-            with self._losing(rows):
-                table = tabulate(served, self._origin.revision, self._privacy)
-                self._limit = min(self._capacity, self._memory * rows // max(1, table.nbytes))
-                parts.append(_Part(day, max(one.at for one in served), rows, table))
-        return parts
-
-    def _write(self, parts: Sequence[_Part]) -> None:
-        rows = sum(part.rows for part in parts)
-        with self._losing(rows):
-            table, last = joined([part.table for part in parts]), max(part.last for part in parts)
-            day = time.strftime("%Y-%m-%d", time.gmtime(parts[0].day * _DAY))
-            self._store(table, f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}", last)
-            self.trouble = ""
-            with self._lock:
-                self.written += rows
-                self._waiting -= rows
-
-    @contextmanager
-    def _losing(self, rows: int) -> Iterator[None]:
-        """So many rows are lost where something is raised inside."""
+    def _write(self, packs: Sequence[Packed], loose: Sequence[Served]) -> None:
+        rows = sum(sum(packed.counts) for packed in packs) + sum(map(rows_of, loose))
+        last = max([max(packed.at) for packed in packs] + [served.at for served in loose])
         try:
-            yield
+            table = tabulate(packs, loose, self._origin.revision, self._privacy)
+            self._store(table, last)
         except Exception as error:  # noqa: BLE001 - storages raise their libraries' own
             self.trouble = f"rows of the prediction log were lost: {error}"
             _logger.warning("%d %s", rows, self.trouble)
             with self._lock:
                 self.dropped += rows
-                self._waiting -= rows
+        else:
+            self.trouble = ""
+            self.written += rows
 
-    def _store(self, table: pa.Table, folder: str, last: float) -> None:
+    def _store(self, table: pa.Table, last: float) -> None:
         """A file appears whole: it has another name until it is."""
+        day = time.strftime("%Y-%m-%d", time.gmtime(last))
+        folder = f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}"
         name = f"{int(last * 1e6):017d}-{uuid.uuid4().hex[:12]}.parquet"
         self._files.makedirs(folder, exist_ok=True)
         try:
@@ -199,6 +191,14 @@ class PredictionLog:
             with suppress(OSError):
                 self._files.rm(f"{folder}/.{name}")
             raise
+
+
+def _by_day(gathered: _Gathered) -> Iterator[tuple[list[Packed], list[Served]]]:
+    loose = [*gathered.odd, *gathered.loose]
+    days = dict.fromkeys([day_of(packed.at[0]) for packed in gathered.packs] + [day_of(one.at) for one in loose])
+    for day in days:
+        packs = [packed for packed in gathered.packs if day_of(packed.at[0]) == day]
+        yield packs, [served for served in loose if day_of(served.at) == day]
 
 
 def _position(request_id: str) -> int:

@@ -1,13 +1,16 @@
 """Served requests as one table of the prediction log.
 
 At full speed all requests have the same columns as arrays, and then no value becomes a Python object: arrays are put
-end to end and handed to Arrow. Whatever is not like that (lists, frames, answers of another length than the rows) is
-taken value by value. Both ways give the same columns of the same types.
+end to end, a few requests at a time where they were made, which is several times cheaper than handing the thousands of
+small ones to another thread; and then handed to Arrow. Whatever is not like that (lists, frames, answers of another
+length than the rows) is taken value by value. Both ways give the same columns of the same types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -34,18 +37,75 @@ _INPUT, _OUTPUT = "0", "prediction"
 _WIDE = {"b": np.bool_, "i": np.int64, "f": np.float64}
 """One type for all numbers of a kind, whichever path of the server they came from."""
 
+_DAY = 86_400
+
+_OBJECT = 100
+"""About how many bytes an array or value takes besides what is in it."""
+
 _Array = np.ndarray[Any, Any]
 
 
-def tabulate(batch: Sequence[Served], revision: str, privacy: Privacy = NOTHING_PRIVATE) -> pa.Table:
-    """One table of several requests; a column that a request does not have is null in its rows."""
-    table = _of_arrays(batch, revision, privacy)
-    if table is not None:
-        return table
-    alike: dict[object, list[Served]] = {}
-    for served in batch:
-        alike.setdefault((_layout(served.inputs), _layout(served.outputs)), []).append(served)
-    return joined([_of_alike(part, revision, privacy, several=len(alike) > 1) for part in alike.values()])
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Several requests of one day, with their arrays end to end."""
+
+    told: Mapping[str, list[Any]]
+    """By column of `SCHEMA`, one value for each request."""
+    at: list[float]
+    counts: list[int]
+    """Rows of each request."""
+    data: Mapping[str, _Array]
+    """By full name."""
+
+
+def pack(batch: Sequence[Served]) -> Packed | None:
+    """None where they do not have the same columns as arrays with a value for every row, or not the same day."""
+    counts = [rows_of(served) for served in batch]
+    at = [served.at for served in batch]
+    try:
+        inputs = _end_to_end([served.inputs for served in batch], counts, _INPUT, check=_guessed(batch))
+        outputs = _end_to_end([served.outputs for served in batch], counts, _OUTPUT, check=True)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    if day_of(min(at)) != day_of(max(at)):
+        return None
+    told: dict[str, list[Any]] = {
+        "request_id": [served.request_id for served in batch],
+        "mode": [served.mode for served in batch],
+        "entity": [served.entity for served in batch],
+        "latency_ms": [served.latency_ms for served in batch],
+    }
+    data = {f"input.{name}": array for name, array in inputs.items()}
+    data |= {f"output.{name}": array for name, array in outputs.items()}
+    return Packed(told, at, counts, data)
+
+
+def tabulate(
+    packs: Sequence[Packed], loose: Sequence[Served], revision: str, privacy: Privacy = NOTHING_PRIVATE
+) -> pa.Table:
+    """One table of requests, packed or not; a column that a request does not have is null in its rows."""
+    odd: list[list[Served]] = []
+    layouts: dict[object, list[Packed]] = {}
+    for alike in _grouped(loose, lambda served: (_layout(served.inputs), _layout(served.outputs))):
+        packed = pack(alike)
+        if packed is None:
+            odd.append(alike)
+        else:
+            packs = [*packs, packed]
+    for packed in packs:
+        layouts.setdefault(_layout_of(packed), []).append(packed)
+    tables = [_of_packed(_merged(same), revision, privacy) for same in layouts.values()]
+    return joined([*tables, *(_of_values(part, revision, privacy) for part in odd)])
+
+
+def day_of(at: float) -> int:
+    """Days since the epoch."""
+    return int(at // _DAY)
+
+
+def size_of(served: Served) -> int:
+    """About how many bytes a request keeps."""
+    return sum(_bytes_of(value) for value in (served.inputs, served.outputs))
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
@@ -86,27 +146,40 @@ def columns_of(value: Any, unnamed: str) -> Columns:
     return {str(getattr(value, "name", None) or unnamed): values}
 
 
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_bytes_of, value.values()))
+    return _OBJECT + int(getattr(value, "nbytes", count_rows(value) * _OBJECT))
+
+
 def _layout(value: Any) -> object:
     return tuple(value) if isinstance(value, Mapping) else type(value)
 
 
-def _of_alike(batch: Sequence[Served], revision: str, privacy: Privacy, *, several: bool) -> pa.Table:
-    table = _of_arrays(batch, revision, privacy) if several else None
-    return _of_values(batch, revision, privacy) if table is None else table
+def _layout_of(packed: Packed) -> object:
+    return tuple((name, array.dtype.char, array.shape[1:]) for name, array in packed.data.items())
 
 
-def _of_arrays(batch: Sequence[Served], revision: str, privacy: Privacy) -> pa.Table | None:
-    """The table, where all requests have the same columns as arrays with a value for every row."""
-    counts = [rows_of(served) for served in batch]
-    try:
-        inputs = _end_to_end([served.inputs for served in batch], counts, _INPUT, check=_guessed(batch))
-        outputs = _end_to_end([served.outputs for served in batch], counts, _OUTPUT, check=True)
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return None
-    data = {f"input.{name}": array for name, array in inputs.items()}
-    data |= {f"output.{name}": array for name, array in outputs.items()}
-    told = _told(batch, counts, revision)
-    columns = told | {name: _arrow(array) for name, array in data.items() if not privacy.drops(name)}
+def _grouped(batch: Sequence[Served], key: Callable[[Served], object]) -> Iterable[list[Served]]:
+    groups: dict[object, list[Served]] = {}
+    for served in batch:
+        groups.setdefault(key(served), []).append(served)
+    return groups.values()
+
+
+def _merged(packs: Sequence[Packed]) -> Packed:
+    first = packs[0]
+    return Packed(
+        {name: list(chain.from_iterable(packed.told[name] for packed in packs)) for name in first.told},
+        list(chain.from_iterable(packed.at for packed in packs)),
+        list(chain.from_iterable(packed.counts for packed in packs)),
+        {name: np.concatenate([packed.data[name] for packed in packs]) for name in first.data},
+    )
+
+
+def _of_packed(packed: Packed, revision: str, privacy: Privacy) -> pa.Table:
+    columns = _told(packed, revision)
+    columns |= {name: _arrow(array) for name, array in packed.data.items() if not privacy.drops(name)}
     return pa.table(
         {
             name: _hashed(array, privacy) if privacy.hashes(name) else array
@@ -151,23 +224,18 @@ def _spread(name: str, array: _Array, unnamed: str) -> dict[str, _Array]:
     return {str(name) or unnamed: array}
 
 
-def _told(batch: Sequence[Served], counts: list[int], revision: str) -> dict[str, pa.Array]:
+def _told(packed: Packed, revision: str) -> dict[str, pa.Array]:
     """The columns of `SCHEMA`."""
-    ends = np.cumsum(counts)
+    requests = len(packed.counts)
+    ends = np.cumsum(packed.counts)
     rows = int(ends[-1])
-    seconds = np.fromiter((served.at for served in batch), np.float64, len(batch))
-    each = {
-        "request_id": [served.request_id for served in batch],
-        "timestamp": (seconds * 1e6).astype(np.int64),
-        "mode": [served.mode for served in batch],
-        "entity": [served.entity for served in batch],
-        "latency_ms": [served.latency_ms for served in batch],
-    }
+    timestamp = (np.array(packed.at) * 1e6).astype(np.int64)
+    each = {"timestamp": timestamp, **packed.told}
     columns = {name: pa.array(values, SCHEMA.field(name).type) for name, values in each.items()}
-    if rows != len(batch):
-        of_row = pa.array(np.repeat(np.arange(len(batch)), counts))
+    if rows != requests:
+        of_row = pa.array(np.repeat(np.arange(requests), packed.counts))
         columns = {name: array.take(of_row) for name, array in columns.items()}
-    row = np.arange(rows) - np.repeat(ends - counts, counts)
+    row = np.arange(rows) - np.repeat(ends - packed.counts, packed.counts)
     return {"row": pa.array(row, pa.int64()), "revision": pa.repeat(revision, rows)} | columns
 
 
