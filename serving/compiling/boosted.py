@@ -10,7 +10,7 @@ import numpy as np
 from serving.compiling import lightgbm_models, xgboost_models
 from serving.compiling.boosted_graph import ANSWER, ROWS, Boosted, written
 from serving.compiling.conversion import Conversion, Edge, Loaded, NotConvertible
-from serving.compiling.trees import thresholds
+from serving.compiling.trees import Branch, thresholds
 from serving.runtime.plan import Feed, Plan
 
 _READERS: dict[str, ModuleType] = {"lightgbm": lightgbm_models, "xgboost": xgboost_models}
@@ -23,6 +23,7 @@ def convert(loaded: Loaded) -> Conversion:
     names, places = _inputs(loaded.plan)
     reader = _READERS[loaded.plan.flavor]
     model = reader.read(loaded.native)
+    _refuse_fractions(model, places, loaded.plan)
     feed = Feed(ROWS, names, _fed(model, loaded.plan))
     result = replace(loaded.results[0], source=ANSWER, labels=model.labels)
     return Conversion(
@@ -47,6 +48,15 @@ def _fed(model: Boosted, plan: Plan) -> str:
     """Both libraries make float32 of a tensor of integers; of a frame's integers each makes what it computes in."""
     whole = any(np.dtype(tensor.dtype).kind in "biu" for tensor in plan.tensors)
     return "float32" if whole else str(np.dtype(model.dtype))
+
+
+def _refuse_fractions(model: Boosted, places: list[tuple[str, int]], plan: Plan) -> None:
+    """Categories are whole numbers; what a library makes of others is not converted."""
+    whole = {column.name for column in plan.columns if column.kind in ("integer", "long")}
+    for tree in model.trees:
+        for feature in tree.feature[np.equal(tree.branch, Branch.MEMBER)]:
+            if places[feature][0] not in whole:
+                raise NotConvertible(f"column {places[feature][0]!r} has categories and is not an integer")
 
 
 def _edges(model: Boosted, places: list[tuple[str, int]]) -> tuple[Edge, ...]:

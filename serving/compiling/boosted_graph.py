@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from serving.compiling.graph import finished
 from serving.compiling.trees import ML, Tree, summed
@@ -37,6 +37,15 @@ WHOLE = Step("Cast", attributes={"to": TensorProto.INT64})
 
 
 @dataclass(frozen=True, slots=True)
+class Zeros:
+    """Values near zero that stand for missing ones."""
+
+    features: Array
+    """Whether they do so, for each feature."""
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
 class Boosted:
     """A model whose answers are sums over trees, and what becomes of the sums."""
 
@@ -47,28 +56,63 @@ class Boosted:
     dtype: type[np.floating[Any]]
     """In which the library compares and adds."""
     steps: tuple[Step, ...] = ()
+    zeros: Zeros | None = None
+    """Values that are missing ones, if any."""
     labels: tuple[Any, ...] | None = None
     """What the answers 0, 1, ... stand for, where they are positions."""
 
 
 def written(model: Boosted, fed: str, width: int) -> bytes:
     """The graph as ONNX; `fed` is the NumPy type of what it is given, of so many columns."""
-    source = ROWS if np.dtype(fed) == model.dtype else "exact"
-    cast = helper.make_node("Cast", [ROWS], ["exact"], to=_kind(model.dtype))
-    trees = summed(model.trees, source, "sums", model.targets, model.dtype)
-    nodes, constants = [*([] if source == ROWS else [cast]), *trees.nodes], list(trees.constants)
-    for position, step in enumerate((*model.steps, Step("Identity"))):
-        inputs = [nodes[-1].output[0]]
-        if step.constant is not None:
-            inputs.append(f"constant_{position}")
-            constants.append(numpy_helper.from_array(np.array(step.constant, model.dtype), inputs[1]))
-        output = ANSWER if position == len(model.steps) else f"step_{position}"
-        nodes.append(helper.make_node(step.kind, inputs, [output], **step.attributes))
-    answer = helper.make_tensor_value_info(ANSWER, _answered(model), [None, None])
-    given = helper.make_tensor_value_info(ROWS, _kind(np.dtype(fed)), [None, width])
-    graph = helper.make_graph(nodes, "boosted", [given], [answer], constants)
+    graph = _Graph(model.dtype)
+    rows = ROWS if np.dtype(fed) == model.dtype else graph.add("Cast", [ROWS], to=_kind(model.dtype))
+    if model.zeros is not None:
+        rows = _without_zeros(graph, rows, model.zeros)
+    trees = summed(model.trees, rows, "sums", model.targets, model.dtype)
+    graph.nodes += trees.nodes
+    graph.constants += trees.constants
+    answer = "sums"
+    for step in model.steps:
+        constant = [] if step.constant is None else [graph.constant(step.constant)]
+        answer = graph.add(step.kind, [answer, *constant], **step.attributes)
+    graph.nodes.append(helper.make_node("Identity", [answer], [ANSWER]))
+    whole = {"ArgMax", "Cast"} & {step.kind for step in model.steps}
+    given = helper.make_tensor_value_info(ROWS, _kind(fed), [None, width])
+    result = helper.make_tensor_value_info(ANSWER, _kind(np.int64 if whole else model.dtype), [None, None])
+    whole_graph = helper.make_graph(graph.nodes, "boosted", [given], [result], graph.constants)
     versions = [helper.make_opsetid("", _OPSET), helper.make_opsetid(ML, _ML)]
-    return finished(helper.make_model(graph, opset_imports=versions, ir_version=_IR), [ANSWER])
+    return finished(helper.make_model(whole_graph, opset_imports=versions, ir_version=_IR), [ANSWER])
+
+
+class _Graph:
+    """Nodes and constants, with names of their own."""
+
+    def __init__(self, dtype: type[np.floating[Any]]) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self._dtype = dtype
+
+    def add(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """A node; the name of what it gives."""
+        name = f"value_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def constant(self, values: Any) -> str:
+        """In the type of the graph, unless they are of no float."""
+        array = np.asarray(values)
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(
+            numpy_helper.from_array(array.astype(self._dtype) if array.dtype.kind == "f" else array, name)
+        )
+        return name
+
+
+def _without_zeros(graph: _Graph, rows: str, zeros: Zeros) -> str:
+    size = graph.add("Abs", [rows])
+    small = graph.add("LessOrEqual", [size, graph.constant(zeros.largest)])
+    missing = graph.add("And", [small, graph.constant(zeros.features)])
+    return graph.add("Where", [missing, graph.constant(np.nan), rows])
 
 
 def turning(label: Any, dtype: type[np.floating[Any]], scale: float = 1.0) -> float:
@@ -87,15 +131,5 @@ def _probability(value: Any, dtype: type[np.floating[Any]], scale: float) -> Any
     return one / (one + np.exp(-dtype(scale) * value, dtype=dtype))
 
 
-def _answered(model: Boosted) -> int:
-    whole = {"ArgMax", "Cast"} & {step.kind for step in model.steps}
-    return int(TensorProto.INT64) if whole else _kind(np.dtype(model.dtype))
-
-
 def _kind(dtype: Any) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-
-
-def missing_as_zero(threshold: Array) -> Array:
-    """Whether NaN goes left where a library takes it for zero."""
-    return np.asarray(threshold >= 0)

@@ -5,7 +5,7 @@ Missing values take one of three ways, which is a property of the column: as zer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from serving.compiling.boosted_graph import (
     WHOLE,
     Boosted,
     Step,
-    missing_as_zero,
+    Zeros,
     turning,
 )
 from serving.compiling.conversion import NotConvertible
-from serving.compiling.tree_arrays import LEAF, Tree
+from serving.compiling.tree_arrays import LEAF, Branch, Tree, constant
 from serving.runtime.exchange import Array
 
 TOLERANCE = 1e-9
@@ -30,8 +30,10 @@ TOLERANCE = 1e-9
 _ZERO = float(np.float32(1e-35))
 """What is no larger than this is zero to LightGBM."""
 
-_CATEGORICAL, _DEFAULT_LEFT = 1, 2
-_MISSING_IS_ZERO, _ZERO_IS_MISSING, _MISSING_IS_NAN = 0, 1, 2
+_CATEGORICAL, _DEFAULT_LEFT, _MISSING = 1, 2, 12
+"""Bits of what LightGBM says of a decision."""
+_ZERO_IS_MISSING = 4
+"""Of the bits of `_MISSING`; none of them is set where nothing is missing."""
 
 _PLAIN = ("regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg")
 _EXPONENTIAL = ("poisson", "gamma", "tweedie")
@@ -45,7 +47,8 @@ def read(native: Any) -> Boosted:
     trees = [_tree(part, position % targets) for position, part in enumerate(parts)]
     average = (Step("Div", float(len(trees) // targets)),) if "average_output" in head else ()
     steps, labels = _steps(head.get("objective", "").split(), getattr(native, "classes_", None), targets)
-    return Boosted(trees, targets, np.float64, (*average, *steps), labels)
+    zeros = _zeros(parts, int(head["max_feature_idx"]) + 1)
+    return Boosted(trees, targets, np.float64, (*average, *steps), zeros, labels)
 
 
 def _parts(text: str) -> Iterator[dict[str, str]]:
@@ -92,40 +95,59 @@ def _tree(told: Mapping[str, str], target: int) -> Tree:
     if told.get("is_linear", "0") != "0":
         raise NotConvertible("LightGBM's trees with a linear model at each leaf are not converted")
     leaves = _numbers(told["leaf_value"])
-    inner = len(leaves) - 1
-    left, right = (_children(told, side, inner, len(leaves)) for side in ("left_child", "right_child"))
-    values = np.concatenate([np.zeros(inner), leaves])[:, None]
-    if not inner:
-        return Tree(np.zeros(1, int), np.zeros(1), left, right, values, None, target)
-    decisions = _numbers(told["decision_type"], int)
-    given = _numbers(told["threshold"])
-    feature = np.concatenate([_numbers(told["split_feature"], int), np.zeros(len(leaves), int)])
-    if (decisions & _CATEGORICAL).any():
-        raise NotConvertible("LightGBM's splits on categories are not converted")
-    missing = decisions >> 2 & 3
-    if (missing == _ZERO_IS_MISSING).any():
-        raise NotConvertible("LightGBM's models that take zeros for missing values are not converted")
-    by_default = (decisions & _DEFAULT_LEFT).astype(bool)
-    missing_left = np.where(missing == _MISSING_IS_NAN, by_default, missing_as_zero(given))
-    nothing = np.zeros(len(leaves))
+    if len(leaves) == 1:
+        return constant(float(leaves[0]), target)
+    nothing = np.zeros(len(leaves), int)
+    values = np.concatenate([np.zeros(len(leaves) - 1), leaves])
+    decisions, threshold = _numbers(told["decision_type"], int), _numbers(told["threshold"])
+    sets = (decisions & _CATEGORICAL).astype(bool)
     return Tree(
-        feature,
-        np.concatenate([_beyond_zero(given), nothing]),
-        left,
-        right,
-        values,
-        np.concatenate([missing_left, nothing.astype(bool)]),
+        np.concatenate([_numbers(told["split_feature"], int), nothing]),
+        np.concatenate([_beyond_zero(threshold), nothing]),
+        _children(told["left_child"]),
+        _children(told["right_child"]),
+        values[:, None],
+        np.concatenate([_missing_left(decisions, threshold), nothing.astype(bool)]),
         target,
+        np.concatenate([np.where(sets, Branch.MEMBER, Branch.AT_MOST), nothing]),
+        tuple(_members(told, int(place)) for place in threshold[sets]),
     )
 
 
-def _children(told: Mapping[str, str], side: str, inner: int, leaves: int) -> Array:
+def _children(text: str) -> Array:
     """Leaves are numbered -1, -2, ... in the text, and behind the inner nodes here."""
-    ends = np.full(leaves, LEAF)
-    if not inner:
-        return ends
-    told_children = _numbers(told[side], int)
-    return np.concatenate([np.where(told_children < 0, inner - told_children - 1, told_children), ends])
+    told = _numbers(text, int)
+    inner = len(told)
+    return np.concatenate([np.where(told < 0, inner - told - 1, told), np.full(inner + 1, LEAF)])
+
+
+def _missing_left(decisions: Array, threshold: Array) -> Array:
+    """Where NaN is not missing it is a zero, and among categories it is none."""
+    by_default = (decisions & _DEFAULT_LEFT).astype(bool)
+    found = np.where(decisions & _MISSING == 0, threshold >= 0, by_default)
+    return np.where(decisions & _CATEGORICAL, False, found)
+
+
+def _members(told: Mapping[str, str], place: int) -> Array:
+    """The categories that go left, from the set's bits."""
+    start, end = _numbers(told["cat_boundaries"], int)[place : place + 2]
+    words = _numbers(told["cat_threshold"], int)[start:end].astype("<u4")
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
+
+
+def _zeros(parts: Sequence[Mapping[str, str]], features: int) -> Zeros | None:
+    """Which columns take zeros for missing values; a model that was trained on may do so in some of its trees only."""
+    kinds = np.zeros((2, features), bool)
+    for part in parts:
+        if "decision_type" in part:
+            decisions, feature = _numbers(part["decision_type"], int), _numbers(part["split_feature"], int)
+            numbers = decisions & _CATEGORICAL == 0
+            zero = decisions & _MISSING == _ZERO_IS_MISSING
+            kinds[0, feature[numbers & zero]] = True
+            kinds[1, feature[numbers & ~zero]] = True
+    if kinds.all(axis=0).any():
+        raise NotConvertible("some of LightGBM's trees take a column's zeros for missing values and some do not")
+    return Zeros(kinds[0], _ZERO) if kinds[0].any() else None
 
 
 def _beyond_zero(threshold: Array) -> Array:

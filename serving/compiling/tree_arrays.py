@@ -23,6 +23,8 @@ class Branch(IntEnum):
     """The value is less than the threshold."""
     EQUAL = 4
     """The value is the threshold."""
+    MEMBER = 6
+    """The value is one of several; see `Tree.members`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Tree:
     """To which output the first value is added."""
     branch: Branch | Array = Branch.AT_MOST
     """The same for all nodes, or one for each."""
+    members: tuple[Array, ...] = ()
+    """The values that go left at nodes of `Branch.MEMBER`, in the order of those nodes."""
 
 
 def constant(value: float, target: int = 0) -> Tree:
@@ -52,10 +56,14 @@ def constant(value: float, target: int = 0) -> Tree:
 
 
 def thresholds(trees: Iterable[Tree]) -> dict[int, Array]:
-    """By feature, the thresholds that rows are compared with, sorted."""
+    """By feature, the values that rows are compared with, sorted."""
     features: dict[int, list[Array]] = {}
     for tree in trees:
         inner = tree.left != LEAF
-        for feature in np.unique(tree.feature[inner]):
-            features.setdefault(int(feature), []).append(tree.threshold[inner & (tree.feature == feature)])
+        sets = inner & np.equal(tree.branch, Branch.MEMBER)
+        compared = inner & ~sets
+        for feature in np.unique(tree.feature[compared]):
+            features.setdefault(int(feature), []).append(tree.threshold[compared & (tree.feature == feature)])
+        for feature, members in zip(tree.feature[sets], tree.members, strict=True):
+            features.setdefault(int(feature), []).append(np.asarray(members, float))
     return {feature: np.unique(np.concatenate(parts)) for feature, parts in sorted(features.items())}

@@ -87,6 +87,8 @@ def _ensemble(
 ) -> NodeProto:
     """`weights` has one value for every leaf, in the order of trees and nodes."""
     forest = _flat(trees, leaf_targets)
+    members = [np.append(part, np.nan).astype(dtype) for tree in trees for part in tree.members]
+    sets = {"membership_values": numpy_helper.from_array(np.concatenate(members))} if members else {}
     return helper.make_node(
         "TreeEnsemble",
         [source],
@@ -100,6 +102,7 @@ def _ensemble(
         nodes_modes=numpy_helper.from_array(forest.pop("nodes_modes").astype(np.uint8)),
         leaf_weights=numpy_helper.from_array(weights.astype(dtype)),
         **{key: values.tolist() for key, values in forest.items()},
+        **sets,
     )
 
 
