@@ -239,13 +239,15 @@ def test_requests_are_answered_with_arrays(prices: Driven) -> None:
 
 
 def test_a_request_that_comes_alone_is_answered_without_a_turn_of_the_loop(prices: Driven) -> None:
-    async def step() -> Any:
-        asked = prices.engine.predict(rows((2.0, 1)), asyncio.get_running_loop().time() + SECONDS)
-        with pytest.raises(StopIteration) as answered:
-            asked.send(None)
-        return answered.value.value
+    assert values([prices.run(lambda: stepped(prices, rows((2.0, 1))))]) == [[price(2.0, 1)]]
 
-    assert values([prices.run(step)]) == [[price(2.0, 1)]]
+
+async def stepped(prices: Driven, ask: Rows) -> Any:
+    """The answer, which has to come without waiting for anything."""
+    asked = prices.engine.predict(ask, asyncio.get_running_loop().time() + SECONDS)
+    with pytest.raises(StopIteration) as answered:
+        asked.send(None)
+    return answered.value.value
 
 
 def test_requests_that_come_together_are_predicted_together(prices: Driven) -> None:
