@@ -19,7 +19,7 @@ import mlflow
 import pandas as pd
 import pytest
 import xgboost
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mlflow.models import infer_signature
 
@@ -41,6 +41,8 @@ DIFFERENCES: dict[str, tuple[str, ...]] = {
     "duplicate column": (REFUSED,),
     "fraction in an integer": (REFUSED,),
     "number in a string": (REFUSED,),
+    "no rows": (REFUSED,),
+    "overflow": (REFUSED,),
     "short row": (REFUSED,),
 }
 """What is odd about a request, and what this server does where MLflow answers as if it were not."""
@@ -49,8 +51,6 @@ ECHOED: dict[str, tuple[str, ...]] = {
     "NaN": (REFUSED,),
     "infinity": (REFUSED,),
     "null in a number": (REFUSED,),
-    "overflow": (REFUSED,),
-    "no rows": (REFUSED,),
     "list as a value": (REFUSED,),
     "null in a string": (OTHER,),
     "empty string": (OTHER,),
@@ -149,7 +149,13 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 def test_the_same_requests_get_the_same_answers(pair: Pair) -> None:
     columns = pair.plan.columns
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(records(columns, pair.words), st.integers(0, 1_000))
     def ask(rows: list[dict[str, Any]], at: int) -> None:
         for form, oddity in itertools.product(FORMS, oddities(columns)):
