@@ -99,13 +99,18 @@ class Kind:
 
     def save(self, library: ModuleType, shelf: Shelf, name: str) -> Path:
         path, frame = shelf.folder / f"{library.__name__} {name}", table(400, 0, self.holes)
-        flavor = {xgboost: mlflow.xgboost, lightgbm: mlflow.lightgbm}[library]
         with quiet():
             model = self.trained(library, frame)
-            signature = infer_signature(frame, _answers(model, frame))
-            how = {"signature": signature, "input_example": frame[:2], "pip_requirements": REQUIREMENTS}
-            flavor.save_model(model, str(path), **how)
+            _saved(library, model, frame, _answers(model, frame), path)
         return path
+
+
+def _saved(library: ModuleType, model: Any, example: Any, answers: Any, path: Path) -> Path:
+    flavor = {xgboost: mlflow.xgboost, lightgbm: mlflow.lightgbm}[library]
+    signature = infer_signature(example, answers)
+    how = {"signature": signature, "input_example": example[:2], "pip_requirements": REQUIREMENTS}
+    flavor.save_model(model, str(path), **how)
+    return path
 
 
 def _answers(model: Any, frame: pd.DataFrame) -> Any:
@@ -187,6 +192,18 @@ NATIVE = {
         Kind(xgboost.XGBRegressor(**SMALL, multi_strategy="multi_output_tree"), "two amounts"),
         "several values at a leaf",
     ),
+    "fractions as categories": (
+        lightgbm,
+        Kind(
+            {"objective": "regression", "min_data_per_group": 5}, "amount", data={"categorical_feature": ["number_2"]}
+        ),
+        "is not an integer",
+    ),
+    "trees not all used": (
+        lightgbm,
+        Kind(lightgbm.LGBMClassifier(**SMALL, verbose=-1, pred_early_stop=True, pred_early_stop_margin=0.1)),
+        "the compiled model differs",
+    ),
     "linear leaves": (lightgbm, Kind({"objective": "regression", "linear_tree": True}, "amount"), "linear model"),
     "roots": (lightgbm, Kind({"objective": "regression", "reg_sqrt": True}, "positive"), "sqrt"),
     "other entropy": (lightgbm, Kind({"objective": "cross_entropy_lambda"}), "cross_entropy_lambda"),
@@ -205,6 +222,35 @@ def test_lightgbm_answers_fresh_rows_as_the_model_does(name: str, shelf: Shelf, 
     folder = LIGHTGBM[name].save(lightgbm, shelf, name)
 
     _holds(built(folder, tmp_path), read_lightgbm(mlflow.lightgbm.load_model(str(folder))), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+@pytest.mark.parametrize("library", [xgboost, lightgbm], ids=["xgboost", "lightgbm"])
+def test_a_tensor_is_answered_as_the_model_does(library: ModuleType, dtype: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(scale=50, size=(2300, 4)).astype(dtype)
+    model: Any = xgboost.XGBRegressor(**SMALL) if library is xgboost else lightgbm.LGBMRegressor(**SMALL, verbose=-1)
+    with quiet():
+        model.fit(rows[:300], rows[:300, 0] * 2.5 + rows[:300, 1])
+        folder = _saved(library, model, rows[:300], model.predict(rows[:300]), tmp_path / "model")
+    result = built(folder, tmp_path / "plan")
+
+    assert result.plan.compiled, result.line
+    assert result.difference(rows[300:]) is None
+
+
+@pytest.mark.parametrize("library", [xgboost, lightgbm], ids=["xgboost", "lightgbm"])
+def test_flags_and_integers_beyond_float32_are_answered_as_the_model_does(library: ModuleType, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    columns = {"flag": random.random(2300) < 0.5, "large": random.integers(2**24, 2**28, 2300)}
+    frame = pd.DataFrame(columns | {"small": random.integers(0, 9, 2300).astype(np.int32)})
+    model: Any = xgboost.XGBClassifier(**SMALL) if library is xgboost else lightgbm.LGBMClassifier(**SMALL, verbose=-1)
+    with quiet():
+        model.fit(frame[:300], frame["flag"][:300] ^ (frame["large"][:300] > 2**27))
+        folder = _saved(library, model, frame[:300], model.predict(frame[:300]), tmp_path / "model")
+    result = built(folder, tmp_path / "plan")
+
+    assert result.plan.compiled, result.line
+    assert result.difference(frame[300:]) is None
 
 
 @pytest.mark.parametrize("name", NATIVE)
