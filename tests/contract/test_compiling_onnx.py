@@ -14,28 +14,57 @@ from tests.fixtures.compiling import built, quiet
 from tests.fixtures.models import NUMBERS, Shelf
 from tests.fixtures.revisions import REQUIREMENTS
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def _model(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **constants: Any) -> Any:
+    """Inputs and outputs by name, with their type and shape."""
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info(name, *part) for name, part in inputs.items()],
+        [helper.make_tensor_value_info(name, *part) for name, part in outputs.items()],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
 
 def _linear() -> Any:
     """Ten numbers to one."""
-    weights = np.arange(10, dtype=np.float32).reshape(10, 1)
-    graph = helper.make_graph(
+    return _model(
         [helper.make_node("MatMul", ["numbers", "weights"], ["score"])],
-        "linear",
-        [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, [None, 10])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(weights, "weights")],
+        {"numbers": (TensorProto.FLOAT, [None, 10])},
+        {"score": (TensorProto.FLOAT, [None, 1])},
+        weights=np.arange(10, dtype=np.float32).reshape(10, 1),
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _saved(shelf: Shelf, name: str, example: Any, answers: Any) -> Path:
+def _of_columns() -> Any:
+    """A number, a count and a word to their product, and whether the word is ``gold``."""
+    return _model(
+        [
+            helper.make_node("Cast", ["count"], ["exact"], to=TensorProto.DOUBLE),
+            helper.make_node("Mul", ["exact", "number"], ["product"]),
+            helper.make_node("Equal", ["plan", "gold"], ["golden"]),
+        ],
+        {
+            "plan": (TensorProto.STRING, [None]),
+            "count": (TensorProto.INT64, [None]),
+            "number": (TensorProto.DOUBLE, [None]),
+        },
+        {"product": (TensorProto.DOUBLE, [None]), "golden": (TensorProto.BOOL, [None])},
+        gold=np.array(["gold"], object),
+    )
+
+
+def _saved(shelf: Shelf, name: str, model: Any, example: Any, answers: Any) -> Path:
     folder = shelf.folder / name
     with quiet():
         import mlflow.onnx
         from mlflow.models import infer_signature
 
         mlflow.onnx.save_model(
-            _linear(),
+            model,
             str(folder),
             signature=infer_signature(example, answers),
             input_example=example,
@@ -44,19 +73,39 @@ def _saved(shelf: Shelf, name: str, example: Any, answers: Any) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def _numbers(rows: int, seed: int) -> pd.DataFrame:
+    return pd.DataFrame(np.random.default_rng(seed).normal(size=(rows, 10)), columns=NUMBERS)
+
+
+def _orders(rows: int, seed: int) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    words = random.choice(["gold", "silver", "Gold", ""], rows).astype(object)
+    return pd.DataFrame(
+        {"number": random.normal(size=rows), "plan": words, "count": random.integers(-(2**40), 2**40, rows)}
+    )
+
+
 def test_columns_go_in_as_one_matrix_and_a_frame_comes_out(shelf: Shelf, tmp_path: Path) -> None:
-    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 10)), columns=NUMBERS)
     answers = pd.DataFrame({"score": np.zeros(20, np.float32)})
-    found = built(_saved(shelf, "onnx-columns", frame, answers), tmp_path)
+    found = built(_saved(shelf, "onnx-columns", _linear(), _numbers(20, 0), answers), tmp_path)
+
     assert found.plan.compiled, found.line
-    fresh = pd.DataFrame(np.random.default_rng(7).normal(size=(2_000, 10)), columns=NUMBERS)
-    assert found.difference(fresh) is None
+    assert found.difference(_numbers(2_000, 7)) is None
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_inputs_of_their_own_are_the_columns_of_their_name(shelf: Shelf, tmp_path: Path) -> None:
+    answers = pd.DataFrame({"product": np.zeros(20), "golden": np.zeros(20, bool)})
+    found = built(_saved(shelf, "onnx-inputs", _of_columns(), _orders(20, 0), answers), tmp_path)
+
+    assert found.plan.compiled, found.line
+    assert [result.dtype for result in found.plan.compiled.results] == ["float64", "bool"]
+    assert found.difference(_orders(2_000, 7)) is None
+
+
 def test_a_tensor_is_answered_with_a_mapping_and_so_natively(shelf: Shelf, tmp_path: Path) -> None:
-    rows = np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32)
-    found = built(_saved(shelf, "onnx-tensor", rows, {"score": np.zeros((20, 1), np.float32)}), tmp_path)
+    rows = _numbers(20, 0).to_numpy(np.float32)
+    found = built(_saved(shelf, "onnx-tensor", _linear(), rows, {"score": np.zeros((20, 1), np.float32)}), tmp_path)
+
     assert found.plan.compiled is None
     assert "\n" not in found.line
+    assert "compared" in found.line
