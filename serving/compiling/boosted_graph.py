@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,20 +116,21 @@ def _without_zeros(graph: _Graph, rows: str, zeros: Zeros) -> str:
     return graph.add("Where", [missing, graph.constant(np.nan), rows])
 
 
-def turning(label: Any, dtype: type[np.floating[Any]], scale: float = 1.0) -> float:
+def turning(label: Any, dtype: type[np.floating[Any]]) -> float:
     """The largest sum whose probability is still labelled False; `label` is of a probability, which grows with it.
 
     Just above zero a library's probability is still a half: comparing sums with zero would label such rows otherwise.
     """
-    low, high = dtype(0), dtype(1) / dtype(scale)
+    low, high = dtype(0), dtype(1)
     while (middle := dtype(low + (high - low) / 2)) not in (low, high):
-        low, high = (low, middle) if label(_probability(middle, dtype, scale)) else (middle, high)
+        low, high = (low, middle) if label(_probability(middle, dtype)) else (middle, high)
     return float(low)
 
 
-def _probability(value: Any, dtype: type[np.floating[Any]], scale: float) -> Any:
+def _probability(value: Any, dtype: type[np.floating[Any]]) -> Any:
+    """By the exponential that the libraries use: NumPy's own is less exact."""
     one = dtype(1)
-    return one / (one + np.exp(-dtype(scale) * value, dtype=dtype))
+    return one / (one + dtype(math.exp(-value)))
 
 
 def _kind(dtype: Any) -> int:
