@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.fixtures.compiling import Built, built, quiet
-from tests.fixtures.models import NUMBERS, Shelf
+from tests.fixtures.models import COUNTS, NUMBERS, Shelf
 from tests.fixtures.revisions import REQUIREMENTS
 
 pytestmark = [
@@ -35,10 +35,17 @@ def _network() -> Any:
 
 
 class Branching(torch.nn.Module):  # type: ignore[misc, name-defined]
-    """What it computes depends on what it is given."""
+    """Takes another way where a number is very large, which no ordinary row has."""
 
     def forward(self, rows: Any) -> Any:
-        return rows[:, :1] * 2 if rows.sum() > 0 else rows[:, :1] * 3
+        return rows[:, :1] * 2 if rows.max() < 1e5 else rows[:, :1] * 3
+
+
+class Centred(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """Answers a row in the light of the others."""
+
+    def forward(self, rows: Any) -> Any:
+        return rows[:, :1] - rows.mean()
 
 
 def _numbers(rows: int, seed: int) -> pd.DataFrame:
@@ -46,7 +53,7 @@ def _numbers(rows: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(drawn, columns=NUMBERS)
 
 
-def _saved(shelf: Shelf, name: str, module: Any, example: Any) -> Path:
+def _saved(shelf: Shelf, name: str, module: Any, example: Any, serialization_format: str | None = "pickle") -> Path:
     folder = shelf.folder / f"torch-{name}"
     with quiet():
         import mlflow.pytorch
@@ -61,7 +68,7 @@ def _saved(shelf: Shelf, name: str, module: Any, example: Any) -> Path:
             str(folder),
             signature=infer_signature(example, told),
             input_example=example,
-            serialization_format="pickle",
+            serialization_format=serialization_format,
             pip_requirements=REQUIREMENTS,
         )
     return folder
@@ -82,12 +89,50 @@ def test_a_network_over_columns_is_compiled_and_answers_with_the_same_frame(netw
     assert found.difference(_numbers(2_000, 5)) is None
 
 
-def test_a_network_over_a_tensor_is_compiled(shelf: Shelf, tmp_path: Path) -> None:
-    example = np.random.default_rng(0).normal(size=(5, 10)).astype(np.float32)
-    found = built(_saved(shelf, "tensor", _network(), example), tmp_path)
+def test_a_network_over_columns_of_other_kinds_is_compiled(shelf: Shelf, tmp_path: Path) -> None:
+    """Counts and flags are numbers to it; one output is a frame of one column."""
+    torch.manual_seed(1)
+    layers = (torch.nn.Linear(14, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32), torch.nn.ReLU())
+    module = torch.nn.Sequential(*layers, torch.nn.Linear(32, 1), torch.nn.Sigmoid())
+    found = built(_saved(shelf, "mixed", module, _mixed(20, 1)), tmp_path)
+
+    assert found.plan.compiled, found.line
+    assert {column.kind for column in found.plan.columns} == {"double", "long", "boolean"}
+    assert found.difference(_mixed(2_000, 5)) is None
+
+
+def _mixed(rows: int, seed: int) -> pd.DataFrame:
+    frame, random = _numbers(rows, seed), np.random.default_rng(seed)
+    counts = {name: random.integers(0, 50, rows) for name in COUNTS}
+    flags = {name: random.random(rows) < 0.5 for name in ("new", "active")}
+    return frame.assign(**counts, **flags)
+
+
+@pytest.mark.parametrize("serialization_format", ["pickle", None], ids=["pickle", "mlflow's own choice"])
+def test_a_network_over_a_tensor_is_compiled(serialization_format: str | None, shelf: Shelf, tmp_path: Path) -> None:
+    """MLflow saves an exported program by default, whose mode cannot be changed any more."""
+    name = f"tensor as {serialization_format or 'program'}"
+    found = built(_saved(shelf, name, _network(), _matrix(5, 0), serialization_format), tmp_path)
+
     assert found.plan.compiled, found.line
     assert not found.plan.compiled.frame
-    assert _agrees(found, np.random.default_rng(3).normal(size=(500, 10)).astype(np.float32))
+    assert _agrees(found, _matrix(500, 3))
+
+
+@pytest.mark.parametrize("over", ["columns", "tensor"])
+def test_torchscript_is_compiled(over: str, shelf: Shelf, tmp_path: Path) -> None:
+    example = _numbers(5, 0) if over == "columns" else _matrix(5, 0)
+    with quiet():
+        script = torch.jit.trace(_network().eval(), torch.zeros(2, 10))
+    found = built(_saved(shelf, f"script over {over}", script, example), tmp_path)
+
+    assert found.plan.compiled, found.line
+    assert found.difference(_numbers(500, 3)) is None if over == "columns" else _agrees(found, _matrix(500, 3))
+
+
+def _matrix(rows: int, seed: int) -> np.ndarray[Any, Any]:
+    drawn: np.ndarray[Any, Any] = _numbers(rows, seed).to_numpy(np.float32)
+    return drawn
 
 
 def _agrees(found: Built, rows: np.ndarray[Any, Any]) -> bool:
@@ -99,9 +144,12 @@ def _agrees(found: Built, rows: np.ndarray[Any, Any]) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and bool(np.allclose(one, other, atol=1e-5))
 
 
-def test_a_network_that_depends_on_its_input_is_served_natively(shelf: Shelf, tmp_path: Path) -> None:
-    found = built(_saved(shelf, "branching", Branching(), _numbers(20, 1)), tmp_path)
+@pytest.mark.parametrize(("module", "why"), [(Branching, "PyTorch cannot export it"), (Centred, "alone and among")])
+def test_what_no_graph_can_say_is_served_natively(module: Any, why: str, shelf: Shelf, tmp_path: Path) -> None:
+    found = built(_saved(shelf, module.__name__, module(), _numbers(20, 1)), tmp_path)
+
     assert found.plan.compiled is None
+    assert why in found.plan.why
     assert "\n" not in found.line
 
 
