@@ -23,7 +23,7 @@ from tests.fixtures.gateway import free_port
 
 ROOT = Path(__file__).parents[2]
 SHARED = ("mlflow-skinny==3.17.2", "scikit-learn==1.9.1", "pandas==2.3.3", "cloudpickle", "torch==2.13.0", "numpy")
-START_SECONDS = 120
+START_SECONDS = 40
 
 Body = Callable[[Trained, list[list[Any]]], dict[str, Any]]
 Command = Callable[[Path, Trained, int, int], list[str]]

@@ -7,7 +7,7 @@ have answered: what is too strange for these trials is the model's own error the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from serving.compiling.hints import Hints
 from serving.compiling.rows import changed, take
 from serving.compiling.trying import TimeIsUpError, Trial, singles
 from serving.runtime.exchange import Rows
-from serving.runtime.plan import KINDS, Column
+from serving.runtime.plan import KINDS, Column, Tensor
 
 _ROWS = 3
 """On so many rows a refusal must be seen."""
@@ -28,8 +28,11 @@ _MOST_CATEGORIES = 1000
 """More than these are not listed in a plan."""
 _CLOSE = 1.001
 """A largest value is known to this factor."""
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-_MAGNITUDES = (1e6, 1e12, 1e18, 1e30, _FLOAT32_MAX, _CLOSE * _FLOAT32_MAX, 1e60, 1e100, 1e150, 1e200, 1e250, 1e300)
+_FLOAT32_MAX, _FLOAT64_MAX = (float(np.finfo(kind).max) for kind in (np.float32, np.float64))
+_MAGNITUDES = (
+    *(1e6, 1e12, 1e18, 1e30, _FLOAT32_MAX, _CLOSE * _FLOAT32_MAX),
+    *(1e60, 1e100, 1e150, 1e200, 1e250, 1e300, _FLOAT64_MAX),
+)
 
 
 def limited(trial: Trial, columns: Sequence[Column], base: Rows, hints: Hints) -> tuple[tuple[Column, ...], bool]:
@@ -44,6 +47,36 @@ def limited(trial: Trial, columns: Sequence[Column], base: Rows, hints: Hints) -
     except TimeIsUpError:
         return tuple(search.found.values()), False
     return tuple(search.found.values()), True
+
+
+def limited_tensors(trial: Trial, tensors: Sequence[Tensor], base: Rows) -> tuple[Tensor, ...]:
+    """The same for tensors, of which one limit holds for all values."""
+    rows = list(singles(take(base, slice(0, _ROWS))))
+    try:
+        return tuple(_limited_tensor(trial, tensor, rows) for tensor in tensors)
+    except TimeIsUpError:
+        return tuple(tensors)
+
+
+def _limited_tensor(trial: Trial, tensor: Tensor, rows: Sequence[Rows]) -> Tensor:
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind != "f" or not rows[0].columns[tensor.name].size:
+        return tensor
+    most = float(np.finfo(dtype).max)
+
+    def refused(*values: float) -> bool:
+        return not any(trial.takes(_replaced(row, tensor.name, value)) for row in rows for value in values)
+
+    steps = [magnitude for magnitude in _MAGNITUDES if magnitude <= most]
+    largest = _halved(steps, lambda value: not refused(value)) if refused(most, -most) else None
+    return replace(tensor, nulls=not refused(math.nan), infinite=not refused(math.inf, -math.inf), largest=largest)
+
+
+def _replaced(row: Rows, name: str, value: float) -> Rows:
+    """The row with its first value replaced."""
+    values = row.columns[name].copy()
+    values.flat[0] = value
+    return replace(row, columns={**row.columns, name: values})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +120,23 @@ class _Search:
         return self.trial.takes(changed(row, {name: value}))
 
     def _largest(self, name: str, steps: Sequence[float]) -> float | None:
-        """By halving between two steps of which one is taken and the next one is not; None where none is taken."""
-        low = high = 0.0
-        for high in steps:
-            if not self._takes(self.rows[0], name, high):
-                break
-            low = high
-        while low and high / low > _CLOSE * _CLOSE:
-            middle = math.sqrt(low) * math.sqrt(high)
-            low, high = (middle, high) if self._takes(self.rows[0], name, middle) else (low, middle)
-        return low or None
+        return _halved(steps, lambda value: self._takes(self.rows[0], name, value))
+
+
+def _halved(steps: Sequence[float], takes: Callable[[float], bool]) -> float | None:
+    """The largest value that is taken, by halving between two steps of which one is taken and the next one is not.
+
+    None where none is taken.
+    """
+    low = high = 0.0
+    for high in steps:
+        if not takes(high):
+            break
+        low = high
+    while low and high / low > _CLOSE * _CLOSE:
+        middle = math.sqrt(low) * math.sqrt(high)
+        low, high = (middle, high) if takes(middle) else (low, middle)
+    return low or None
 
 
 def _missing(column: Column) -> Sequence[Any]:
@@ -112,7 +152,7 @@ def _magnitudes(column: Column) -> Sequence[float]:
     if column.kind not in (*INTEGERS, *FLOATS):
         return ()
     most = (np.iinfo if column.kind in INTEGERS else np.finfo)(KINDS[column.kind]).max
-    return [magnitude for magnitude in _MAGNITUDES if magnitude < most]
+    return [magnitude for magnitude in _MAGNITUDES if magnitude <= most]
 
 
 def _unknown(column: Column, known: Sequence[Any]) -> Sequence[Any]:

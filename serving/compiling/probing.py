@@ -15,7 +15,7 @@ import numpy as np
 from serving.compiling.comparing import difference
 from serving.compiling.drawing import Drawing
 from serving.compiling.hints import Hints
-from serving.compiling.limits import limited
+from serving.compiling.limits import limited, limited_tensors
 from serving.compiling.rows import Native, joined, take
 from serving.compiling.trying import TimeIsUpError, Trial, singles
 from serving.runtime.exchange import Predictions, Rows
@@ -50,9 +50,10 @@ def probe(native: Native, plan: Plan, example: Rows | None, hints: Hints, second
     if base is None:
         return Probed(plan, None, "no rows that it predicts were found")
     columns, whole = limited(trial, plan.columns, base, hints)
+    tensors = limited_tensors(trial, plan.tensors, base)
     batching = _batching(trial, plan, base)
     doubt = "" if whole else f"it was too slow to be probed in {seconds:.0f} s"
-    return Probed(replace(plan, columns=columns, batching=batching), base, doubt)
+    return Probed(replace(plan, columns=columns, tensors=tensors, batching=batching), base, doubt)
 
 
 def _predicted(trial: Trial, example: Rows | None, drawn: Rows) -> Rows | None:

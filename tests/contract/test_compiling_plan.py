@@ -23,7 +23,7 @@ from serving.compiling.hints import Hints
 from serving.compiling.probing import probe
 from serving.compiling.proof import Prover
 from serving.runtime.compiled import CompiledModel
-from serving.runtime.plan import Column, Compiled, Feed, Param, Plan, Tensor, read
+from serving.runtime.plan import Column, Compiled, Feed, Param, Plan, read
 from tests.fixtures.compiling import Built, built, quiet
 from tests.fixtures.models import CITIES, NUMBERS, PICKLED, PLANS, WORDS, Shelf, churned, customers, spending
 
@@ -130,7 +130,7 @@ def test_what_the_model_refuses_in_numbers_is_in_the_plan(light: Built) -> None:
     columns = _columns(light.plan)
 
     assert all(not columns[name].nulls and not columns[name].infinite for name in NUMBERS)
-    assert all(columns[name].largest is None for name in NUMBERS)
+    assert all((columns[name].largest or 1e308) > 1e305 for name in NUMBERS)
     assert all(columns[name].nulls and columns[name].categories is None for name in WORDS)
 
 
@@ -174,7 +174,9 @@ def test_a_signature_of_tensors_params_and_outputs_is_described(
 ) -> None:
     tensor, echo = built(tensor_model, tmp_path / "tensor").plan, built(echo_model, tmp_path / "echo").plan
 
-    assert tensor.tensors == (Tensor("", "float64", (-1, 4)),)
+    assert [(part.name, part.dtype, part.shape) for part in tensor.tensors] == [("", "float64", (-1, 4))]
+    assert not tensor.tensors[0].nulls
+    assert not tensor.tensors[0].infinite
     assert tensor.compiled
     assert echo.params == (Param("factor", "double", 1.0),)
     assert [part.name for part in echo.outputs] == ["number", "word"]
