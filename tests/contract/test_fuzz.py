@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.scoring import ScoringServer, our_server
 
-SECONDS = 15
+SECONDS = 8
 """For each server."""
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 TYPES = ("application/json", "text/csv", "application/json; charset=utf-8", "text/plain", "")
