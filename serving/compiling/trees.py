@@ -25,6 +25,10 @@ from serving.runtime.exchange import Array
 ML = "ai.onnx.ml"
 """The domain of ONNX's operators for classical models; these nodes need its version 5."""
 
+_SPARE = 2
+"""So many leaves that no branch leads to stand first. ONNX Runtime before 1.24 takes a root for a leaf where the number
+of the leaf on its one side is that of the branch on its other, which so is never the case."""
+
 __all__ = ["LEAF", "ML", "Branch", "Part", "Tree", "constant", "summed", "thresholds"]
 
 
@@ -43,6 +47,7 @@ def summed(
 
     `name` begins the names of everything else that is put into the graph.
     """
+    trees = [_rooted(tree) for tree in trees]
     if all(tree.value.shape[1] == 1 for tree in trees):
         weights = np.concatenate([tree.value[tree.left == LEAF, 0] for tree in trees])
         return Part((_ensemble(trees, [tree.target for tree in trees], weights, targets, source, result, dtype, name),))
@@ -100,7 +105,7 @@ def _ensemble(
         post_transform=0,
         nodes_splits=numpy_helper.from_array(forest.pop("nodes_splits").astype(dtype)),
         nodes_modes=numpy_helper.from_array(forest.pop("nodes_modes").astype(np.uint8)),
-        leaf_weights=numpy_helper.from_array(weights.astype(dtype)),
+        leaf_weights=numpy_helper.from_array(np.append(np.zeros(_SPARE), weights).astype(dtype)),
         **{key: values.tolist() for key, values in forest.items()},
         **sets,
     )
@@ -108,10 +113,10 @@ def _ensemble(
 
 def _flat(trees: Sequence[Tree], leaf_targets: Sequence[int]) -> dict[str, Array]:
     """All trees behind one another, inner nodes and leaves numbered apart, as the operator wants them."""
-    parts: dict[str, list[Array]] = {}
-    inner = leaves = 0
+    parts = {"leaf_targetids": [np.zeros(_SPARE, int)]}
+    inner, leaves = 0, _SPARE
     for tree, target in zip(trees, leaf_targets, strict=True):
-        for key, values in _attributes(_rooted(tree), target, inner, leaves).items():
+        for key, values in _attributes(tree, target, inner, leaves).items():
             parts.setdefault(key, []).append(values)
         inner += len(parts["nodes_splits"][-1])
         leaves += len(parts["leaf_targetids"][-1])
@@ -139,7 +144,11 @@ def _attributes(tree: Tree, target: int, inner: int, leaves: int) -> dict[str, A
 
 
 def _rooted(tree: Tree) -> Tree:
-    """The operator's trees begin with a branch: one that is a single leaf gets one, with that leaf on both sides."""
+    """The operator's trees begin with a branch: one that is a single leaf gets one, with a leaf like it on each side.
+
+    Were it the same leaf on both sides, ONNX Runtime before 1.24 would take the branch's number for that of the leaf.
+    """
     if len(tree.left) > 1:
         return tree
-    return Tree(np.zeros(2, int), np.zeros(2), np.array([1, LEAF]), np.array([1, LEAF]), np.repeat(tree.value, 2, 0))
+    left, right = np.array([1, LEAF, LEAF]), np.array([2, LEAF, LEAF])
+    return Tree(np.zeros(3, int), np.zeros(3), left, right, np.repeat(tree.value, 3, 0), None, tree.target)

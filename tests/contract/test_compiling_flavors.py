@@ -11,14 +11,15 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import onnxruntime as ort
 import pandas as pd
 import pytest
 import xgboost
 
 from serving.compiling import lightgbm_models, xgboost_models
-from serving.compiling.boosted_graph import turning
+from serving.compiling.boosted_graph import Boosted, turning, written
 from serving.compiling.comparing import difference
-from serving.compiling.tree_arrays import thresholds
+from serving.compiling.tree_arrays import LEAF, Tree, constant, thresholds
 from serving.runtime.exchange import Rows
 from tests.fixtures.compiling import Built, built, quiet
 from tests.fixtures.models import COUNTS, NUMBERS, Shelf, churned, customers, spending
@@ -238,6 +239,22 @@ def test_sums_are_equal_to_the_last_bit(shelf: Shelf, tmp_path: Path) -> None:
 
     with quiet():
         assert difference(found.native().predict(rows), found.model().predict(rows), 0.0) is None
+
+
+def test_trees_that_are_one_leaf_stand_anywhere() -> None:
+    """Boosting gives them to classes that are done. Roots beside a leaf are there too."""
+    left, right = np.array([1, LEAF, 3, LEAF, LEAF]), np.array([2, LEAF, 4, LEAF, LEAF])
+    value = np.array([[0.0], [1.0], [0.0], [2.0], [4.0]])
+    tree = Tree(np.array([0, 0, 1, 0, 0]), np.array([0.0, 0.0, 0.5, 0.0, 0.0]), left, right, value)
+    rows = np.array([[-1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    for trees in ([tree, tree], [constant(100.0), tree, tree], [tree, tree, constant(100.0), tree, constant(1000.0)]):
+        session = ort.InferenceSession(
+            written(Boosted(trees, 1, np.float64), "float64", 2), providers=["CPUExecutionProvider"]
+        )
+        start = sum(float(tree.value[0, 0]) for tree in trees if len(tree.left) == 1)
+        grown = sum(len(tree.left) > 1 for tree in trees)
+
+        assert session.run(None, {"rows": rows})[0].ravel().tolist() == [start + grown * leaf for leaf in (1, 2, 4)]
 
 
 def test_fractions_of_categories_are_not_compiled(shelf: Shelf, tmp_path: Path) -> None:
