@@ -52,7 +52,9 @@ ODD_VALUES: dict[str, tuple[tuple[str, ...], Any]] = {
     "infinity": (("double", "float"), float("inf")),
     "too large": (("double",), 1e300),
     "overflow": (("double", "float"), _OVERFLOW),
-    "list as a value": (("double", "float", "string", "long", "integer"), [1.0]),
+    "list in a number": (("double", "float"), [1.0]),
+    "list in an integer": (("long", "integer"), [1]),
+    "list in a string": (("string",), ["a"]),
 }
 """What can be odd about a value: the kinds of columns where it can, and the value."""
 

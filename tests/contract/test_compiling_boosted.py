@@ -98,7 +98,7 @@ class Kind:
         return model
 
     def save(self, library: ModuleType, shelf: Shelf, name: str) -> Path:
-        path, frame = shelf.folder / f"{library.__name__} {name}", table(400, 0, self.holes)
+        path, frame = shelf.place(f"{library.__name__} {name}"), table(400, 0, self.holes)
         with quiet():
             model = self.trained(library, frame)
             _saved(library, model, frame, _answers(model, frame), path)

@@ -60,7 +60,7 @@ class Kind:
 
 
 def _saved(shelf: Shelf, name: str, model: Any, example: Any) -> Path:
-    folder = shelf.folder / name
+    folder = shelf.place(name)
     with quiet():
         import mlflow.lightgbm
         import mlflow.xgboost

@@ -58,7 +58,7 @@ def _of_columns() -> Any:
 
 
 def _saved(shelf: Shelf, name: str, model: Any, example: Any, answers: Any) -> Path:
-    folder = shelf.folder / name
+    folder = shelf.place(name)
     with quiet():
         import mlflow.onnx
         from mlflow.models import infer_signature

@@ -43,7 +43,7 @@ def _ran(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def _class(shelf: Shelf, name: str, body: str, example: pd.DataFrame) -> Path:
     """The folder of a custom model whose `predict` has this body; `rows` is a frame, `self.calls` counts from 1."""
-    source = shelf.folder / f"{name}.py"
+    source = shelf.place(f"{name}.py")
     lines = "\n".join(f"        {line}" for line in body.splitlines())
     source.write_text(
         "import time\nimport mlflow\nfrom mlflow.pyfunc.model import PythonModel\n\n"

@@ -51,7 +51,7 @@ ECHOED: dict[str, tuple[str, ...]] = {
     "NaN": (REFUSED,),
     "infinity": (REFUSED,),
     "null in a number": (REFUSED,),
-    "list as a value": (REFUSED,),
+    "list in a string": (REFUSED,),
     "null in a string": (OTHER,),
     "empty string": (OTHER,),
     "short row": (REFUSED, OTHER),
@@ -116,7 +116,7 @@ def boosted_model(shelf: Shelf) -> Path:
     """XGBoost, which takes missing values and answers with float32."""
     frame = customers(500)[[*NUMBERS, *COUNTS]]
     model = xgboost.XGBRegressor(n_estimators=20, max_depth=3).fit(frame, spending(customers(500)))
-    return _saved(mlflow.xgboost, model, shelf.folder / "boosted", frame)
+    return _saved(mlflow.xgboost, model, shelf.place("boosted"), frame)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def light_boosted_model(shelf: Shelf) -> Path:
     """LightGBM, in double precision."""
     frame = customers(500)[[*NUMBERS, *COUNTS]]
     model = lightgbm.LGBMRegressor(n_estimators=20, verbose=-1).fit(frame, spending(customers(500)))
-    return _saved(mlflow.lightgbm, model, shelf.folder / "light-boosted", frame)
+    return _saved(mlflow.lightgbm, model, shelf.place("light-boosted"), frame)
 
 
 def _saved(flavor: Any, model: Any, folder: Path, frame: pd.DataFrame) -> Path:

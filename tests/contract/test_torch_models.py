@@ -54,7 +54,7 @@ def _numbers(rows: int, seed: int) -> pd.DataFrame:
 
 
 def _saved(shelf: Shelf, name: str, module: Any, example: Any, serialization_format: str | None = "pickle") -> Path:
-    folder = shelf.folder / f"torch-{name}"
+    folder = shelf.place(f"torch-{name}")
     with quiet():
         import mlflow.pytorch
         from mlflow.models import infer_signature
