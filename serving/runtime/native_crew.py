@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,13 @@ _IDLE_SECONDS = 0.05
 """How often a process that is to end is asked whether it has finished."""
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.5, 30.0
-"""Seconds before a process is replaced that is not the first to die lately."""
+"""Seconds before a process is replaced that is not the first to die lately; each pause is twice the one before it."""
+
+_FIRST_REST, _LONGEST_REST = 1.0, 30.0
+"""Seconds before a model that could not be loaded is tried again, likewise."""
+
+_LONGEST_LAZY_REST = 300.0
+"""The same where processes are only behind something else that serves."""
 
 _SETTLED_SECONDS = 60.0
 """A process that lived so long did not die of what the one before it died of."""
@@ -35,6 +42,8 @@ class CrewSettings:
     start_timeout: float
     memory: int
     idle: float | None
+    lazy: bool
+    """Whether there are processes only while somebody asks for them; where the model cannot be loaded, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +56,8 @@ class CrewCalls:
     """There is a new process."""
     lost: Callable[[ModelProcess, str], None]
     """A process is gone, and why; what is in its `jobs` will not be done."""
-    broken: Callable[[str], None]
-    """The model could not be loaded, for that reason, and there is no other process."""
+    broken: Callable[[], None]
+    """The model could not be loaded, and there is no other process; see `Crew.rest`."""
 
 
 class Crew:
@@ -63,7 +72,10 @@ class Crew:
         self._loop = asyncio.get_running_loop()
         self._born: dict[ModelProcess, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._deaths = 0
+        self._coming = 0
+        """So many are being started, or will be after a pause."""
+        self._back_off = 0.0
+        self._rest, self._rests_until = 0.0, -math.inf
         self._trouble = ""
         self._used = self._loop.time()
         self._awake = False
@@ -85,20 +97,26 @@ class Crew:
     def use(self) -> None:
         """There is work: start the processes where they were ended for want of it."""
         self._used = self._loop.time()
-        if not self._awake and not self.closed:
+        if not self._awake and not self.closed and self._used >= self._rests_until:
             self._awake = True
             self._look()
-            for _ in range(self._settings.workers):
-                self._replace(0.0)
+            self._fill()
+
+    def rest(self) -> tuple[float, str]:
+        """Seconds until the model is tried again, and why it could not be loaded; 0 while there is hope."""
+        seconds = self._rests_until - self._loop.time()
+        return (0.0 if self.processes or self._coming else max(0.0, seconds)), self._trouble
 
     def health(self) -> Health:
         there, wanted = len(self.processes), self._settings.workers
         if self.closed:
             return Health(ready=False, trouble="the model's processes were ended")
-        if not self._awake or there >= wanted:
+        if there >= wanted or not (self._awake or self._rest):
             return Health(ready=True)
+        if self._settings.lazy and not self._trouble:
+            return Health(ready=False)  # as is usual where they come with the first request
         trouble = f"{there} of {wanted} model processes are there"
-        return Health(ready=there > 0, trouble=f"{trouble}: {self._trouble}" if self._trouble else trouble)
+        return Health(there > 0, f"{trouble}: {self._trouble}" if self._trouble else trouble)
 
     async def close(self) -> None:
         self.closed = True
@@ -120,7 +138,14 @@ class Crew:
         self._calls.ready()
         return process
 
+    def _fill(self) -> None:
+        """Start as many as are missing."""
+        wanted = self._settings.workers + (self._large is not None)
+        for _ in range(wanted - len(self.processes) - self._coming):
+            self._replace(0.0)
+
     def _replace(self, delay: float) -> None:
+        self._coming += 1
         self._keep(self._start_after(delay))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
@@ -133,13 +158,31 @@ class Crew:
         try:
             await self._start()
         except LoadError as error:
-            self._trouble = str(error)
-            _logger.error("no model process: %s", error)  # noqa: TRY400 - its own process has logged the trace
-            if not self.processes:
-                self._calls.broken(str(error))
-            self._replace(self._back_off())
-            return
-        self._trouble = ""
+            self._coming -= 1
+            self._failed(str(error))
+        else:
+            self._coming -= 1
+            self._trouble, self._rest = "", 0.0
+
+    def _failed(self, reason: str) -> None:
+        """Rest, longer each time. Those that fail while one rests already are the same failure."""
+        _logger.error("no model process: %s", reason)  # its own process has logged the trace
+        self._trouble, now = f"the model cannot be loaded: {reason}", self._loop.time()
+        if now >= self._rests_until:
+            longest = _LONGEST_LAZY_REST if self._settings.lazy else _LONGEST_REST
+            self._rest = min(max(_FIRST_REST, 2 * self._rest), longest)
+            self._rests_until = now + self._rest
+            self._keep(self._try_again(now))
+        if self.rest()[0]:
+            self._calls.broken()
+
+    async def _try_again(self, failed: float) -> None:
+        """After the rest; where processes are there only when asked for, if anybody has asked meanwhile."""
+        await asyncio.sleep(self._rest)
+        if self._settings.lazy and not self.processes and self._used <= failed:
+            self._sleep()
+        else:
+            self._fill()
 
     def _ended(self, process: ModelProcess, why: str) -> None:
         born = self._born.pop(process)
@@ -151,18 +194,14 @@ class Crew:
             return
         self._trouble = f"one {why}"
         _logger.error("a model process %s: it is replaced", why)
-        if self._loop.time() - born > _SETTLED_SECONDS:
-            self._deaths = 0
+        settled = self._loop.time() - born > _SETTLED_SECONDS
         self._meter.event(Event.WORKER_REPLACED)
         if process is self._large:
             self._large = None  # and the next one is on its way
         else:
-            self._replace(self._back_off())
-
-    def _back_off(self) -> float:
-        """0 at the first death, then longer each time."""
-        self._deaths += 1
-        return 0.0 if self._deaths == 1 else min(_FIRST_BACK_OFF * 2.0 ** (self._deaths - 2), _LONGEST_BACK_OFF)
+            delay = 0.0 if settled else self._back_off
+            self._back_off = min(max(_FIRST_BACK_OFF, 2 * delay), _LONGEST_BACK_OFF)
+            self._replace(delay)
 
     def _look(self) -> None:
         settings = self._settings
@@ -178,6 +217,8 @@ class Crew:
 
     def _sleep(self) -> None:
         self._awake = False
+        if self._watch is not None:
+            self._watch.cancel()
         for process in self.processes:
             self._keep(process.end())
         self.processes.clear()

@@ -112,7 +112,7 @@ class NativePool:
         settings = self._settings
         tensors = tuple(tensor.name for tensor in self._plan.tensors)
         setup = Setup(self._folder, tensors, settings.threads, settings.cores, settings.log)
-        limits = CrewSettings(settings.workers, settings.start_timeout, settings.memory, settings.idle)
+        limits = CrewSettings(settings.workers, settings.start_timeout, settings.memory, settings.idle, settings.lazy)
         calls = CrewCalls(self._done, self._dispatch_soon, self._lost, self._broken)
         self._crew = Crew(setup, limits, self._meter, calls)
         if not settings.lazy:
@@ -143,10 +143,12 @@ class NativePool:
     async def _wait(self, queue: _Queue, ask: Rows | Raw, deadline: float) -> Predictions | Written:
         if self._crew is None or self._crew.closed:
             raise NotReadyError("the model is not loaded")
+        self._crew.use()
+        if (rest := self._crew.rest())[0]:
+            raise _resting(*rest)
         request: _Request = Waiting(ask, deadline, time.perf_counter(), self._loop.create_future())
         queue.put(request)
         self._meter.queued(len(self._queue))
-        self._crew.use()
         self._dispatch_soon()
         if self._alarm is None or deadline < self._alarm.when():
             self._set_alarm(deadline)
@@ -258,9 +260,11 @@ class NativePool:
             for request in running.requests:
                 self._fail(request, ModelDiedError(f"The model's process {why} during this prediction."))
 
-    def _broken(self, reason: str) -> None:
-        for request in [*self._queue, *self._checks]:
-            self._fail(request, NotReadyError(f"the model cannot be loaded: {reason}"))
+    def _broken(self) -> None:
+        """Nobody knows how long it will be: those that wait may try elsewhere."""
+        assert self._crew is not None
+        for request in [*self._queue, *self._checks, *itertools.chain(*self._again)]:
+            self._fail(request, _resting(*self._crew.rest()))
 
     def _give(self, request: _Request, answer: Predictions | Written) -> None:
         if not request.caller.done():
@@ -301,3 +305,9 @@ class NativePool:
         at_once = self._settings.threads * max(1, len(self._crew.processes) if self._crew else 1)
         batches = math.ceil(len(self._queue) / limit / at_once)
         return self._service.expected(limit) * batches or 1.0
+
+
+def _resting(seconds: float, why: str) -> NotReadyError:
+    error = NotReadyError(why)
+    error.retry_after = seconds
+    return error

@@ -23,6 +23,7 @@ from serving.runtime.exchange import (
     BadRequestError,
     DeadlineError,
     Event,
+    Health,
     MediaTypeError,
     ModelDiedError,
     ModelError,
@@ -342,12 +343,42 @@ def test_a_model_that_cannot_be_loaded_says_why(troublesome_model: Path, monkeyp
     monkeypatch.setenv("TROUBLE", "load")
     with pytest.raises(RuntimeError, match=r"^is not there$"), driven(troublesome_model):
         pass
+
+
+def test_a_lazy_pool_whose_model_cannot_be_loaded_rests_and_says_why(
+    troublesome_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first rest is one second, the second one two; only where somebody asks meanwhile the model is tried again."""
+    aborts = tmp_path / "aborts"
+    aborts.touch()
+    monkeypatch.setenv("TROUBLE_ABORTS", str(aborts))
+    why = "the model cannot be loaded: the model's process was ended by SIGABRT while the model was being loaded"
+    others = psutil.Process().children()
     with driven(troublesome_model, lazy=True) as pool:
-        (answer,) = pool.outcomes([row()])
-        assert isinstance(answer, NotReadyError)
-        assert "cannot be loaded: is not there" in str(answer)
-        assert not pool.pool.health().ready
-        assert "is not there" in pool.pool.health().trouble
+        assert pool.pool.health() == Health(ready=True)
+        assert 0.5 < refused(pool, why) <= 1.0
+        assert pool.pool.health() == Health(ready=False, trouble=f"0 of 1 model processes are there: {why}")
+        pool.run(lambda: asyncio.sleep(1.3))
+        assert (len(caplog.messages), psutil.Process().children()) == (1, others)
+
+        assert 1.5 < refused(pool, why) <= 2.0
+        began = time.monotonic()
+        assert 1.0 < refused(pool, why) <= 2.0
+        assert time.monotonic() - began < 0.3
+        with pytest.raises(NotReadyError, match="cannot be loaded"):
+            pool.run(lambda: pool.pool.recompute(row()))
+        aborts.unlink()
+        pool.await_ready()
+        assert pool.act("fine") == 1.5
+
+
+def refused(pool: Driven, why: str) -> float:
+    """Seconds after which to try again, as a request is told."""
+    answer = pool.outcomes([row()])[0]
+    assert isinstance(answer, NotReadyError)
+    assert str(answer) == why
+    assert answer.retry_after is not None
+    return answer.retry_after
 
 
 def test_a_model_that_dies_again_and_again_is_tried_less_and_less(
