@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from serving.runtime.exchange import Engine, Meter
 from serving.runtime.native_pool import NativePool, NativeSettings
 from serving.runtime.plan import Plan
 from serving.runtime.settings import Batching, Settings
 
+if TYPE_CHECKING:
+    from serving.runtime.compiled import CompiledModel
+
 _IDLE_SECONDS = 300.0
 """After how long without a request the processes behind a compiled model are ended."""
 
 
-def engine_for(settings: Settings, plan: Plan, meter: Meter) -> Engine:
-    """The engine, its compiled model loaded, and no thread or process started; `RuntimeError` where it cannot be."""
+def engine_for(settings: Settings, plan: Plan, meter: Meter, model: CompiledModel | None = None) -> Engine:
+    """The engine, its compiled model loaded, and no thread or process started; `RuntimeError` where it cannot be.
+
+    `model` is the compiled model where it has been loaded already.
+    """
     native = _native(settings)
     if settings.batching is Batching.ON:
         plan = replace(plan, batching=True)
     if plan.compiled is None or settings.native:
         return NativePool(settings.model, plan, native, meter)
-    from serving.runtime.compiled import CompiledModel
     from serving.runtime.compiled_engine import CompiledEngine
 
     behind = NativePool(settings.model, plan, replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS), meter)
+    model = model or compiled_model(settings, plan)
+    return CompiledEngine(model, plan, behind, meter, settings.parity_share, privacy=settings.privacy)
+
+
+def compiled_model(settings: Settings, plan: Plan) -> CompiledModel:
+    """The compiled model, loaded; `RuntimeError` where it cannot be."""
+    from serving.runtime.compiled import CompiledModel
+
     try:
-        model = CompiledModel(settings.plan, plan, settings.cores)
+        return CompiledModel(settings.plan, plan, settings.cores)
     except Exception as error:  # ONNX Runtime's exceptions have no parent of their own
         raise RuntimeError(f"the compiled model cannot be loaded: {error}") from error
-    return CompiledEngine(model, plan, behind, meter, settings.parity_share, privacy=settings.privacy)
 
 
 def _native(settings: Settings) -> NativeSettings:

@@ -126,9 +126,11 @@ class Figures:
         self._row[self._connections] = count
 
     def crowded(self) -> bool:
-        """Whether another process has fewer connections than this one."""
-        place = self._connections
-        return self._row[place] > min(row[place] for row in self._fronts)
+        """Whether another process has fewer connections than this one, or the first, which checks answers, has none."""
+        place, first = self._connections, self._fronts[0]
+        return self._row[place] > min(row[place] for row in self._fronts) or (
+            self._row is not first and not first[place]
+        )
 
     def counted(self, event: Event) -> int:
         """How often that happened in all processes."""

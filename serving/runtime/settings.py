@@ -93,7 +93,8 @@ class Settings:
     worker_memory: int = 0
     """WORKER_MEMORY: resident bytes after which a model process is replaced; 0 for no limit."""
     parity_share: float = 0.001
-    """PARITY_SHARE: the share of compiled answers that the model itself computes again, off the hot path."""
+    """PARITY_SHARE: the share of compiled answers that the model itself computes again, off the hot path; of several
+    front processes one does so, and the share is of its own answers."""
     drain: float = 30.0
     """DRAIN: seconds that requests in flight have to finish after SIGTERM."""
     linger: float = 1.0

@@ -3,6 +3,9 @@
 The model is loaded once and the processes are forked from that, before there is any thread or event loop, so that its
 memory is theirs together. The parent does nothing but replace those that die. They end, drained, when it is gone: each
 holds the reading end of a pipe that only the parent can write to.
+
+One of them, number 0, has some of its answers computed again by the model itself, and tells the others what it finds
+out: a model process for each of them would cost more than it shows.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from types import FrameType
 
-from serving.runtime.engines import engine_for
+from serving.runtime.engines import compiled_model, engine_for
 from serving.runtime.exchange import Event
 from serving.runtime.figures import Figures
 from serving.runtime.front import Front, Shared
@@ -25,6 +29,9 @@ from serving.runtime.plan import Plan
 from serving.runtime.settings import Settings
 
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
+
+_LOOK_SECONDS = 0.05
+"""How often it is looked whether the server is to end, while one that died is not replaced yet."""
 
 _SETTLED_SECONDS = 60.0
 """A process that lived so long did not die of what the one before it died of."""
@@ -43,13 +50,13 @@ class Workers:
         self._workers: dict[int, int] = {}
         """Process id to the number of the worker."""
         self._born: dict[int, float] = {}
-        self._deaths = 0
+        self._back_off = 0.0
         self._stopping = False
 
     def run(self) -> int:
         """Serve until SIGTERM, or until the model turns out not to load; the exit status."""
         try:
-            self._engine = engine_for(self._settings, self._plan, self._figures)
+            self._model = compiled_model(self._settings, self._plan)
         except RuntimeError as error:
             _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it
             return 1
@@ -86,13 +93,19 @@ class Workers:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             os.close(self._writer)
+            if self._stopping:  # told while it still had its parent's handlers
+                os._exit(0)
             self._figures.be(worker)
-            front = Front(self._settings, self._plan, self._figures, self._listener, Shared(self._engine, self._reader))
-            status = front.run()
+            status = self._front(worker).run()
         finally:
             logging.shutdown()
             sys.stderr.flush()
             os._exit(status)
+
+    def _front(self, worker: int) -> Front:
+        settings = self._settings if worker == 0 else replace(self._settings, parity_share=0.0)
+        engine = engine_for(settings, self._plan, self._figures, self._model)
+        return Front(settings, self._plan, self._figures, self._listener, Shared(engine, self._reader))
 
     def _watch(self) -> int:
         """Until all workers have ended; one that could not start ends them all."""
@@ -116,7 +129,11 @@ class Workers:
         how = signal.Signals(-code).name if code < 0 else f"status {code}"
         _logger.error("front process %d ended with %s: it is replaced", pid, how)
         self._figures.event(Event.WORKER_REPLACED)
-        self._deaths = 0 if time.monotonic() - self._born.pop(pid) > _SETTLED_SECONDS else self._deaths + 1
-        if self._deaths > 1:
-            time.sleep(min(_FIRST_BACK_OFF * 2.0**self._deaths, _LONGEST_BACK_OFF))
-        self._fork(worker)
+        settled = time.monotonic() - self._born.pop(pid) > _SETTLED_SECONDS
+        delay = 0.0 if settled else self._back_off
+        self._back_off = min(max(_FIRST_BACK_OFF, 2 * delay), _LONGEST_BACK_OFF)
+        until = time.monotonic() + delay
+        while time.monotonic() < until and not self._stopping:
+            time.sleep(_LOOK_SECONDS)
+        if not self._stopping:
+            self._fork(worker)

@@ -151,6 +151,24 @@ def test_several_processes_share_model_port_and_connections_and_replace_each_oth
         assert gone(members)
 
 
+def test_one_process_checks_answers_and_the_one_that_takes_its_place_goes_on_with_that(churn_model: Path) -> None:
+    how: dict[str, Any] = {"WORKERS": "2", "LINGER": "0.1", "PARITY_SHARE": "1"}
+    with ExitStack() as opened, our_server(churn_model, **how) as server:
+        first, second = family(server)[1:]
+        first.kill()
+        (third,) = until(lambda: [worker for worker in family(server)[1:] if worker not in (first, second)])
+
+        def served() -> bool:
+            connection = opened.enter_context(connected(server))
+            connection.sendall(WHOLE)
+            return status_of(connection) == 200 and figure(server, 'promote_connections{worker="0"}') >= 3
+
+        assert until(served)
+        assert figure(server, 'promote_connections{worker="1"}') >= 2
+        assert until(third.children, 60)
+        assert second.children() == []  # which would have begun before
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 def test_nothing_is_left_where_the_first_process_is_killed(
     churn_model: Path, moody_model: Path, moody_plan: Path, compiled: bool

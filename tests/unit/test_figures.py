@@ -123,6 +123,13 @@ def test_a_process_is_crowded_where_another_one_has_fewer_connections() -> None:
     assert not figures.crowded()
 
 
+def test_the_first_connection_is_left_to_the_first_process_since_it_checks_answers() -> None:
+    figures = Figures("churn", 7, workers=2)
+    assert not figures.crowded()
+    figures.be(1)
+    assert figures.crowded()
+
+
 def test_a_figure_costs_next_to_nothing() -> None:
     figures = Figures("churn", 7)
     took = min(timeit.repeat(lambda: figures.stage(Stage.QUEUE, 0.0003), number=1000, repeat=20)) / 1000
