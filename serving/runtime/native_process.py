@@ -61,7 +61,8 @@ class ModelProcess(asyncio.Protocol):
             self.kill(f"was not ready within {seconds:g} s")
             raise LoadError(f"the model was not loaded within {seconds:g} s") from None
         except asyncio.CancelledError:
-            self.kill("was not wanted any more")
+            self._why = self._why or "was not wanted any more"
+            self._signal_all()
             raise
         if self._gone.is_set():
             raise LoadError(f"the model's process {self._why or 'ended'} as soon as the model was loaded")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -192,6 +193,27 @@ def test_a_model_process_that_dies_is_replaced_and_readiness_tells_the_truth(
         assert until(lambda: server.client.get("/ping").status_code == 200, 60)
         assert server.score(moods("fine", 1.0)).status_code == 200
         assert figure(server, 'promote_events_total{event="worker_replaced"}') == 1
+
+
+def test_a_server_that_is_told_to_end_while_its_model_is_loaded_ends_quietly(
+    moody_model: Path, moody_plan: Path, tmp_path: Path
+) -> None:
+    """All its processes are told, as supervisors do; where the model's process was then is nothing for the log."""
+    said = tmp_path / "said"
+    command = [sys.executable, "-m", "serving.runtime", "--model", str(moody_model), "--plan", str(moody_plan)]
+    with said.open("w") as output:
+        server = subprocess.Popen(
+            [*command, "--port", "0"], env={**os.environ, "LOG_FORMAT": "text"}, stderr=output, process_group=0
+        )
+    try:
+        loading = until(psutil.Process(server.pid).children)
+        until(lambda: loading[0].cpu_times().user > 0.5)
+        os.killpg(server.pid, signal.SIGTERM)
+        assert server.wait(SECONDS) == 0
+        assert until(lambda: gone(loading))
+    finally:
+        server.kill()
+    assert [line for line in said.read_text().splitlines() if " INFO " not in line] == []
 
 
 def failed_start(model: Path, plan: Path, **environment: str) -> list[str]:
