@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serving.runtime.exchange import Engine, Meter
+from serving.runtime.figures import Part
 from serving.runtime.native_pool import NativePool, NativeSettings
 from serving.runtime.plan import Plan
 from serving.runtime.settings import Batching, Settings
@@ -29,9 +30,11 @@ def engine_for(settings: Settings, plan: Plan, meter: Meter, model: CompiledMode
         return NativePool(settings.model, plan, native, meter)
     from serving.runtime.compiled_engine import CompiledEngine
 
-    behind = NativePool(settings.model, plan, replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS), meter)
+    waiting: dict[Part, int] = {}
+    native = replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS)
+    behind = NativePool(settings.model, plan, native, Part(meter, waiting))
     model = model or compiled_model(settings, plan)
-    return CompiledEngine(model, plan, behind, meter, settings.parity_share, privacy=settings.privacy)
+    return CompiledEngine(model, plan, behind, Part(meter, waiting), settings.parity_share, privacy=settings.privacy)
 
 
 def compiled_model(settings: Settings, plan: Plan) -> CompiledModel:

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.runtime.exchange import Event, ServingError, Stage
+from serving.runtime.exchange import Event, Meter, ServingError, Stage
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _STAGE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *_SECONDS)
@@ -197,6 +197,19 @@ class Figures:
         for worker, row in enumerate(self._fronts):
             family.add_metric([str(worker)], row[place])
         return family
+
+
+class Part:
+    """An `exchange.Meter` for one of several places of an engine where requests wait: they are told as one number."""
+
+    def __init__(self, whole: Meter, waiting: dict[Part, int]) -> None:
+        """`waiting` is what all parts have in common."""
+        self.stage, self.batch, self.event = whole.stage, whole.batch, whole.event
+        self._whole, self._waiting = whole, waiting
+
+    def queued(self, requests: int) -> None:
+        self._waiting[self] = requests
+        self._whole.queued(sum(self._waiting.values()))
 
 
 class _Collected(Collector):

@@ -155,7 +155,7 @@ class NativePool:
         try:
             return await request.caller
         except asyncio.CancelledError:
-            request.leave()
+            self._leave(request)
             raise
 
     def _dispatch_soon(self) -> None:
@@ -270,8 +270,12 @@ class NativePool:
         if not request.caller.done():
             request.caller.set_result(answer)
 
-    def _fail(self, request: _Request, error: ServingError) -> None:
+    def _leave(self, request: _Request) -> None:
         request.leave()
+        self._meter.queued(len(self._queue))
+
+    def _fail(self, request: _Request, error: ServingError) -> None:
+        self._leave(request)
         if not request.caller.done():
             request.caller.set_exception(error)
 

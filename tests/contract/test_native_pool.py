@@ -195,6 +195,7 @@ def test_a_request_whose_time_is_over_in_the_queue_is_not_predicted(pool: Driven
         began = time.monotonic()
         late = await pool.outcome(row("fine", 77000.0), seconds=0.1)
         took = time.monotonic() - began
+        assert (pool.figures.waiting[-2:], slow.done()) == ([1, 0], False)
         await slow
         return late, took
 
@@ -220,7 +221,10 @@ def test_a_caller_that_leaves_is_taken_out_of_the_queue(pool: Driven) -> None:
         await pool.until(lambda: bool(pool.figures.batches))
         waiting = asyncio.create_task(pool.outcome(row("fine", 79000.0)))
         await asyncio.sleep(0)
+        assert pool.figures.waiting[-1] == 1
         waiting.cancel()
+        await asyncio.sleep(0)
+        assert (pool.figures.waiting[-1], slow.done()) == (0, False)
         await slow
 
     pool.run(ask)
@@ -357,6 +361,7 @@ def test_a_lazy_pool_whose_model_cannot_be_loaded_rests_and_says_why(
     with driven(troublesome_model, lazy=True) as pool:
         assert pool.pool.health() == Health(ready=True)
         assert 0.5 < refused(pool, why) <= 1.0
+        assert pool.figures.waiting == [1, 1, 0]
         assert pool.pool.health() == Health(ready=False, trouble=f"0 of 1 model processes are there: {why}")
         pool.run(lambda: asyncio.sleep(1.3))
         assert (len(caplog.messages), psutil.Process().children()) == (1, others)

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.runtime.exchange import Event, Stage
-from serving.runtime.figures import Figures
+from serving.runtime.figures import Figures, Part
 
 
 def told(figures: Figures) -> dict[str, float]:
@@ -112,6 +112,17 @@ def test_the_compiled_model_answers_only_where_it_does_in_all_processes() -> Non
     figures.be(1)
     figures.compiled(True)
     assert told(figures)["promote_compiled[]"] == 1
+
+
+def test_requests_that_wait_in_two_places_are_added_up() -> None:
+    figures, waiting = Figures("churn", 7), dict[Part, int]()
+    one, other = Part(figures, waiting), Part(figures, waiting)
+    one.queued(3)
+    other.queued(2)
+    assert told(figures)["promote_queue_requests[]"] == 5
+    one.queued(0)
+    one.batch(2, 2)
+    assert told(figures)["promote_queue_requests[]"] == 2
 
 
 def test_a_process_is_crowded_where_another_one_has_fewer_connections() -> None:
