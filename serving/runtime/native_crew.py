@@ -77,7 +77,8 @@ class Crew:
         self._back_off = 0.0
         self._rest, self._rests_until = 0.0, -math.inf
         self._trouble = ""
-        self._used = self._loop.time()
+        self._used, self._wanted = self._loop.time(), False
+        """When somebody asked last, and whether anybody has since the model could not be loaded."""
         self._awake = False
         self._watch: asyncio.TimerHandle | None = None
         self._large: ModelProcess | None = None
@@ -96,7 +97,7 @@ class Crew:
 
     def use(self) -> None:
         """There is work: start the processes where they were ended for want of it."""
-        self._used = self._loop.time()
+        self._used, self._wanted = self._loop.time(), True
         if not self._awake and not self.closed and self._used >= self._rests_until:
             self._awake = True
             self._look()
@@ -172,17 +173,18 @@ class Crew:
             longest = _LONGEST_LAZY_REST if self._settings.lazy else _LONGEST_REST
             self._rest = min(max(_FIRST_REST, 2 * self._rest), longest)
             self._rests_until = now + self._rest
-            self._keep(self._try_again(now))
+            self._wanted = False
+            self._keep(self._try_again())
         if self.rest()[0]:
             self._calls.broken()
 
-    async def _try_again(self, failed: float) -> None:
+    async def _try_again(self) -> None:
         """After the rest; where processes are there only when asked for, if anybody has asked meanwhile."""
         await asyncio.sleep(self._rest)
-        if self._settings.lazy and not self.processes and self._used <= failed:
-            self._sleep()
-        else:
+        if self._wanted or self.processes or not self._settings.lazy:
             self._fill()
+        else:
+            self._sleep()
 
     def _ended(self, process: ModelProcess, why: str) -> None:
         born = self._born.pop(process)
