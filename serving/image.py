@@ -130,7 +130,8 @@ def server_files() -> tuple[Path, ...]:
     """The files that the model server consists of: all of ours that is in an image. They compile models, too."""
     packages = (path for part in ("compiling", "runtime") for path in (_SOURCE / part).rglob("*") if path.is_file())
     sources = (path for path in packages if "__pycache__" not in path.parts)
-    return (_SOURCE / "__init__.py", *sorted(_SOURCE.glob("prediction_log*.py")), *sorted(sources))
+    both = (_SOURCE / "stacked_columns.py", *_SOURCE.glob("prediction_log*.py"))
+    return (_SOURCE / "__init__.py", *sorted(both), *sorted(sources))
 
 
 def copy_server(destination: Path) -> None:

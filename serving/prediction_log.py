@@ -5,7 +5,8 @@ file so that a round trip holds the format together. The writer never holds a re
 bounded in rows and in bytes, what does not fit is dropped and counted, and files appear whole or not at all.
 
 The thread that writes shares Python's lock with the server. So it is not woken for every request, but once a file is
-due, and finds most of the work done: the server itself puts the arrays of a hundred requests together at a time.
+due, and finds most of the work done: the server itself packs a hundred requests at a time. What that costs is more than
+its instructions, since they share the processor's caches with everything else of a request.
 Runs in the model's own environment: Python 3.10, pyarrow and fsspec are all it may need.
 """
 
@@ -38,20 +39,21 @@ _logger = logging.getLogger(__name__)
 _VERSION = pa.field("version", pa.int64())
 
 _PACK = 128
-"""Requests that are packed together, and"""
+"""Rows that are packed together, and"""
 _PACK_BYTES = 1_000_000
 """how many bytes at most: what takes a fraction of a millisecond."""
 
+_ALL = 2**64
+"""Positions of requests are below it."""
+
 
 @dataclass(slots=True)
-class _Gathered:
+class _Batch:
     """What waits for its file."""
 
     packs: list[Packed] = field(default_factory=list)
     odd: list[Served] = field(default_factory=list)
     """What cannot be packed."""
-    loose: list[Served] = field(default_factory=list)
-    """What is not packed yet."""
     rows: int = 0
     size: int = 0
     """In bytes, about."""
@@ -84,89 +86,80 @@ class PredictionLog:
         """Why the last file could not be written; empty where it was."""
         self._origin, self._privacy = origin, privacy
         self._rows, self._seconds, self._capacity, self._memory = rows, seconds, capacity, memory
-        self._below = int(sample * 2**64)
+        self._below = int(sample * _ALL)
         self._files, self._root = fsspec.core.url_to_fs(url)
-        self._gathered = _Gathered()
-        self._full = _PACK
-        """How many requests are packed next."""
+        self._loose: list[Served] = []
+        """What is not packed yet."""
+        self._loose_rows, self._full = 0, 1
+        """How many rows that are, and how many are packed."""
+        self._batch = _Batch()
         self._waiting, self._bytes = 0, 0
-        """Rows and bytes of what is gathered and what is being written."""
+        """Rows of what is gathered and of what is being written, and bytes of the latter."""
         self._lock = threading.Lock()
-        self._wake, self._due, self._ends = threading.Event(), threading.Event(), threading.Event()
+        self._due, self._ends = threading.Event(), threading.Event()
+        self._closed = False
+        """Whether nothing is written any more."""
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
     def put(self, served: Served) -> None:
         """Take note of a request; never waits."""
-        if self._below < 2**64 and _position(served.request_id) >= self._below:
+        if self._below < _ALL and _position(served.request_id) >= self._below:
             return
-        rows = rows_of(served)
         with self._lock:
-            if self._waiting + rows > self._capacity or self._bytes > self._memory or self._ends.is_set():
-                self.dropped += rows
-                return
-            self._gather(served, rows)
-        if not self._wake.is_set():
-            self._wake.set()
+            self._loose.append(served)
+            self._loose_rows += served.rows or _PACK
+            if self._loose_rows >= self._full:
+                self._gather()
 
     def close(self, seconds: float = 30.0) -> None:
         """Write what waits and end the thread."""
         self._ends.set()
-        self._wake.set()
         self._due.set()
         self._thread.join(seconds)
 
-    def _gather(self, served: Served, rows: int) -> None:
-        gathered = self._gathered
-        if not gathered.loose:
-            self._full = min(_PACK, max(1, _PACK_BYTES // size_of(served)))
-        gathered.loose.append(served)
-        gathered.rows += rows
+    def _gather(self) -> None:
+        """Pack what is loose, or drop it where too much waits. The lock is held."""
+        loose, self._loose, self._loose_rows = self._loose, [], 0
+        rows, size = sum(map(rows_of, loose)), size_of(loose[-1]) * len(loose)
+        batch = self._batch
+        if self._waiting + rows > self._capacity or self._bytes + batch.size > self._memory or self._closed:
+            self.dropped += rows
+            return
+        packed = pack(loose) if size <= _PACK_BYTES else None
+        if packed is None:
+            batch.odd += loose
+        else:
+            batch.packs.append(packed)
+        batch.rows += rows
+        batch.size += size
         self._waiting += rows
-        if len(gathered.loose) >= self._full:
-            self._pack(gathered)
-        if (gathered.rows >= self._rows or gathered.size >= self._memory // 2) and not self._due.is_set():
+        self._full = max(1, min(_PACK, _PACK_BYTES * rows // size, self._capacity - self._waiting))
+        if batch.rows >= self._rows or batch.size >= self._memory // 2:
             self._due.set()
 
-    def _pack(self, gathered: _Gathered) -> None:
-        size = size_of(gathered.loose[0]) * len(gathered.loose)
-        packed = pack(gathered.loose) if size <= _PACK_BYTES else None
-        if packed is None:
-            gathered.odd += gathered.loose
-        else:
-            gathered.packs.append(packed)
-        gathered.loose.clear()
-        gathered.size += size
-        self._bytes += size
-
     def _run(self) -> None:
-        while self._awaited():
-            if not self._ends.is_set():
-                self._due.wait(self._seconds)
+        while not self._closed:
+            self._due.wait(self._seconds)
+            self._due.clear()
             with self._lock:
-                gathered, self._gathered = self._gathered, _Gathered()
-                self._due.clear()
-            for packs, loose in _by_day(gathered):
-                self._write(packs, loose)
+                if self._loose:
+                    self._gather()
+                batch, self._batch = self._batch, _Batch()
+                self._bytes = batch.size
+                if self._ends.is_set():
+                    self._closed, self._full = True, 0
+            for packs, odd in _by_day(batch):
+                self._write(packs, odd)
             with self._lock:
-                self._waiting -= gathered.rows
-                self._bytes -= gathered.size
+                self._waiting -= batch.rows
+                self._bytes = 0
 
-    def _awaited(self) -> bool:
-        """Wait until there is something; whether there is, since nothing comes any more after the end."""
-        while not self._gathered.rows:
-            self._wake.clear()
-            if self._ends.is_set():
-                return False
-            if not self._gathered.rows:
-                self._wake.wait()
-        return True
-
-    def _write(self, packs: Sequence[Packed], loose: Sequence[Served]) -> None:
-        rows = sum(sum(packed.counts) for packed in packs) + sum(map(rows_of, loose))
-        last = max([max(packed.at) for packed in packs] + [served.at for served in loose])
+    def _write(self, packs: Sequence[Packed], odd: Sequence[Served]) -> None:
+        rows = sum(int(packed.counts.sum()) for packed in packs) + sum(map(rows_of, odd))
+        last = max([packed.last for packed in packs] + [served.at for served in odd])
         try:
-            table = tabulate(packs, loose, self._origin.revision, self._privacy)
+            table = tabulate(packs, odd, self._origin.revision, self._privacy)
             self._store(table, last)
         except Exception as error:  # noqa: BLE001 - storages raise their libraries' own
             self.trouble = f"rows of the prediction log were lost: {error}"
@@ -185,7 +178,7 @@ class PredictionLog:
         self._files.makedirs(folder, exist_ok=True)
         try:
             with self._files.open(f"{folder}/.{name}", "wb") as file:
-                pq.write_table(table, file)
+                file.write(_parquet(table))
             self._files.mv(f"{folder}/.{name}", f"{folder}/{name}")
         except BaseException:
             with suppress(OSError):
@@ -193,12 +186,23 @@ class PredictionLog:
             raise
 
 
-def _by_day(gathered: _Gathered) -> Iterator[tuple[list[Packed], list[Served]]]:
-    loose = [*gathered.odd, *gathered.loose]
-    days = dict.fromkeys([day_of(packed.at[0]) for packed in gathered.packs] + [day_of(one.at) for one in loose])
+def _parquet(table: pa.Table) -> pa.Buffer:
+    """The file. Parquet writes hundreds of pieces: to a file of Python's, each would wait for Python's lock."""
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, use_dictionary=_with_few_values(table))
+    return content.getvalue()
+
+
+def _with_few_values(table: pa.Table) -> list[str]:
+    """Columns for which Parquet keeps a dictionary. For numbers it takes more time than all the rest."""
+    return [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "request_id"]
+
+
+def _by_day(batch: _Batch) -> Iterator[tuple[list[Packed], list[Served]]]:
+    days = dict.fromkeys([day_of(pack.first) for pack in batch.packs] + [day_of(one.at) for one in batch.odd])
     for day in days:
-        packs = [packed for packed in gathered.packs if day_of(packed.at[0]) == day]
-        yield packs, [served for served in loose if day_of(served.at) == day]
+        packs = [packed for packed in batch.packs if day_of(packed.first) == day]
+        yield packs, [served for served in batch.odd if day_of(served.at) == day]
 
 
 def _position(request_id: str) -> int:

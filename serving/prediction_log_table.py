@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from serving.prediction_log_entry import NOTHING_PRIVATE, Columns, Privacy, Served, as_text
+from serving.stacked_columns import Array, StackedColumns, alike, end_to_end
 
 SCHEMA = pa.schema(
     [
@@ -42,20 +42,21 @@ _DAY = 86_400
 _OBJECT = 100
 """About how many bytes an array or value takes besides what is in it."""
 
-_Array = np.ndarray[Any, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Several requests of one day, with their arrays end to end."""
+    """Several requests of one day, with their arrays end to end, and no Python object for each of them: thousands that
+    are kept for a second push out of the processor's caches what the server works with."""
 
-    told: Mapping[str, list[Any]]
+    told: Mapping[str, pa.Array]
     """By column of `SCHEMA`, one value for each request."""
-    at: list[float]
-    counts: list[int]
+    first: float
+    last: float
+    """When the first and the last request came, in seconds since the epoch."""
+    counts: Array
     """Rows of each request."""
-    data: Mapping[str, _Array]
-    """By full name."""
+    data: Mapping[str, Array | pa.Array]
+    """By full name; texts and other objects as Arrow's arrays."""
 
 
 def pack(batch: Sequence[Served]) -> Packed | None:
@@ -69,15 +70,17 @@ def pack(batch: Sequence[Served]) -> Packed | None:
         return None
     if day_of(min(at)) != day_of(max(at)):
         return None
-    told: dict[str, list[Any]] = {
+    told: dict[str, Any] = {
         "request_id": [served.request_id for served in batch],
+        "timestamp": (np.array(at) * 1e6).astype(np.int64),
         "mode": [served.mode for served in batch],
         "entity": [served.entity for served in batch],
         "latency_ms": [served.latency_ms for served in batch],
     }
-    data = {f"input.{name}": array for name, array in inputs.items()}
-    data |= {f"output.{name}": array for name, array in outputs.items()}
-    return Packed(told, at, counts, data)
+    arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in told.items()}
+    data = {f"input.{name}": _without_objects(array) for name, array in inputs.items()}
+    data |= {f"output.{name}": _without_objects(array) for name, array in outputs.items()}
+    return Packed(arrays, min(at), max(at), np.array(counts), data)
 
 
 def tabulate(
@@ -86,10 +89,10 @@ def tabulate(
     """One table of requests, packed or not; a column that a request does not have is null in its rows."""
     odd: list[list[Served]] = []
     layouts: dict[object, list[Packed]] = {}
-    for alike in _grouped(loose, lambda served: (_layout(served.inputs), _layout(served.outputs))):
-        packed = pack(alike)
+    for part in _grouped(loose, lambda served: (_layout(served.inputs), _layout(served.outputs))):
+        packed = pack(part)
         if packed is None:
-            odd.append(alike)
+            odd.append(part)
         else:
             packs = [*packs, packed]
     for packed in packs:
@@ -127,7 +130,7 @@ def count_rows(value: Any) -> int:
 
 
 def rows_of(served: Served) -> int:
-    return count_rows(served.inputs) if served.count is None else served.count
+    return count_rows(served.inputs) if served.rows is None else served.rows
 
 
 def columns_of(value: Any, unnamed: str) -> Columns:
@@ -147,6 +150,8 @@ def columns_of(value: Any, unnamed: str) -> Columns:
 
 
 def _bytes_of(value: Any) -> int:
+    if isinstance(value, StackedColumns):
+        return sum(map(_bytes_of, value.arrays))
     if isinstance(value, Mapping):
         return sum(map(_bytes_of, value.values()))
     return _OBJECT + int(getattr(value, "nbytes", count_rows(value) * _OBJECT))
@@ -157,7 +162,10 @@ def _layout(value: Any) -> object:
 
 
 def _layout_of(packed: Packed) -> object:
-    return tuple((name, array.dtype.char, array.shape[1:]) for name, array in packed.data.items())
+    return tuple(
+        (name, array.type) if isinstance(array, pa.Array) else (name, array.dtype.char, array.shape[1:])
+        for name, array in packed.data.items()
+    )
 
 
 def _grouped(batch: Sequence[Served], key: Callable[[Served], object]) -> Iterable[list[Served]]:
@@ -168,13 +176,18 @@ def _grouped(batch: Sequence[Served], key: Callable[[Served], object]) -> Iterab
 
 
 def _merged(packs: Sequence[Packed]) -> Packed:
-    first = packs[0]
+    one = packs[0]
     return Packed(
-        {name: list(chain.from_iterable(packed.told[name] for packed in packs)) for name in first.told},
-        list(chain.from_iterable(packed.at for packed in packs)),
-        list(chain.from_iterable(packed.counts for packed in packs)),
-        {name: np.concatenate([packed.data[name] for packed in packs]) for name in first.data},
+        {name: pa.concat_arrays([packed.told[name] for packed in packs]) for name in one.told},
+        min(packed.first for packed in packs),
+        max(packed.last for packed in packs),
+        np.concatenate([packed.counts for packed in packs]),
+        {name: _merged_arrays([packed.data[name] for packed in packs]) for name in one.data},
     )
+
+
+def _merged_arrays(arrays: Sequence[Any]) -> Array | pa.Array:
+    return pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array) else np.concatenate(arrays)
 
 
 def _of_packed(packed: Packed, revision: str, privacy: Privacy) -> pa.Table:
@@ -191,10 +204,10 @@ def _of_packed(packed: Packed, revision: str, privacy: Privacy) -> pa.Table:
 
 def _guessed(batch: Sequence[Served]) -> bool:
     """Whether it was not told how many rows each request has."""
-    return any(served.count is None for served in batch)
+    return any(served.rows is None for served in batch)
 
 
-def _end_to_end(values: Sequence[Any], counts: list[int], unnamed: str, *, check: bool) -> dict[str, _Array]:
+def _end_to_end(values: Sequence[Any], counts: list[int], unnamed: str, *, check: bool) -> dict[str, Array]:
     """Arrays of several requests as one; any of several exceptions where they are no arrays that go together.
 
     `check` looks at every array's length: that takes as long as all the rest.
@@ -202,15 +215,17 @@ def _end_to_end(values: Sequence[Any], counts: list[int], unnamed: str, *, check
     first = values[0]
     if not isinstance(first, Mapping):
         return _spread("", _one(values, counts, check), unnamed)
+    if alike(values):
+        return {name or unnamed: array for name, array in end_to_end(values, ()).items()}
     if any(len(value) != len(first) for value in values):
         raise ValueError("not the same columns")
-    columns: dict[str, _Array] = {}
+    columns: dict[str, Array] = {}
     for name in first:
         columns |= _spread(name, _one([value[name] for value in values], counts, check), unnamed)
     return columns
 
 
-def _one(arrays: Sequence[_Array], counts: list[int], check: bool) -> _Array:
+def _one(arrays: Sequence[Array], counts: list[int], check: bool) -> Array:
     dtype = arrays[0].dtype
     together = np.concatenate(arrays) if dtype.kind == "U" else np.concatenate(arrays, dtype=dtype, casting="no")
     if len(together) != sum(counts) or (check and list(map(len, arrays)) != counts):
@@ -218,7 +233,7 @@ def _one(arrays: Sequence[_Array], counts: list[int], check: bool) -> _Array:
     return together
 
 
-def _spread(name: str, array: _Array, unnamed: str) -> dict[str, _Array]:
+def _spread(name: str, array: Array, unnamed: str) -> dict[str, Array]:
     if name == "" and array.ndim == 2:
         return {str(i): array[:, i] for i in range(array.shape[1])}
     return {str(name) or unnamed: array}
@@ -226,20 +241,22 @@ def _spread(name: str, array: _Array, unnamed: str) -> dict[str, _Array]:
 
 def _told(packed: Packed, revision: str) -> dict[str, pa.Array]:
     """The columns of `SCHEMA`."""
-    requests = len(packed.counts)
-    ends = np.cumsum(packed.counts)
-    rows = int(ends[-1])
-    timestamp = (np.array(packed.at) * 1e6).astype(np.int64)
-    each = {"timestamp": timestamp, **packed.told}
-    columns = {name: pa.array(values, SCHEMA.field(name).type) for name, values in each.items()}
-    if rows != requests:
-        of_row = pa.array(np.repeat(np.arange(requests), packed.counts))
-        columns = {name: array.take(of_row) for name, array in columns.items()}
-    row = np.arange(rows) - np.repeat(ends - packed.counts, packed.counts)
-    return {"row": pa.array(row, pa.int64()), "revision": pa.repeat(revision, rows)} | columns
+    counts, columns = packed.counts, dict(packed.told)
+    of_request = np.repeat(np.arange(len(counts)), counts)
+    if len(of_request) != len(counts):
+        columns = {name: array.take(pa.array(of_request)) for name, array in columns.items()}
+    row = np.arange(len(of_request)) - (np.cumsum(counts) - counts)[of_request]
+    columns |= {"row": pa.array(row, pa.int64()), "revision": pa.repeat(revision, len(of_request))}
+    return {name: columns[name] for name in SCHEMA.names}
 
 
-def _arrow(array: _Array) -> pa.Array:
+def _without_objects(array: Array) -> Array | pa.Array:
+    return _array(array.tolist()) if array.dtype.kind == "O" and array.ndim == 1 else array
+
+
+def _arrow(array: Array | pa.Array) -> pa.Array:
+    if isinstance(array, pa.Array):
+        return array
     if array.ndim > 1:
         inner = _arrow(array.reshape(len(array) * array.shape[1], *array.shape[2:]))
         return pa.ListArray.from_arrays(np.arange(len(array) + 1, dtype=np.int32) * array.shape[1], inner)

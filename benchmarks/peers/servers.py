@@ -230,6 +230,11 @@ def _ours(*options: str) -> Command:
     return command
 
 
+def _logged(python: Path, model: Trained, port: int, workers: int) -> list[str]:
+    folder = model.folder.parent / f"log-{model.name}"
+    return ["env", f"PREDICTION_LOG={folder}", *_ours()(python, model, port, workers)]
+
+
 BARE = Server("bare uvicorn", (), "/invocations", _split, _bare)
 """Not a peer: the answer is always the same, and never checked."""
 MLFLOW = Server("mlflow models serve", (), "/invocations", _split, _mlflow)
@@ -246,4 +251,6 @@ PEERS = (
     Server("LitServe", ("litserve==0.2.19",), "/predict", _rows, _module("lit_server")),
 )
 COMPILED = Server("compiled", (), "/invocations", _split, _ours())
+LOGGED = Server("compiled with log", (), "/invocations", _split, _logged)
+"""With the prediction log, of every request."""
 NATIVE = Server("native", (), "/invocations", _split, _ours("--native"))

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from serving.runtime.exchange import Predictions, Raw, Rows
+from serving.stacked_columns import alike, end_to_end
 
 _KEPT = 0.95
 """Weight that what was learned keeps at each observation: the last twenty count most."""
@@ -155,7 +156,11 @@ def together(one: Rows | Raw, other: Rows | Raw) -> bool:
     """Whether the rows of both can be one request: the same columns, shapes and parameters, and something in them."""
     if isinstance(one, Raw) or isinstance(other, Raw):
         return False
-    if one.columns.keys() != other.columns.keys() or one.params != other.params or not (one.count and other.count):
+    if one.params != other.params or not (one.count and other.count):
+        return False
+    if alike([one.columns, other.columns]):
+        return True
+    if one.columns.keys() != other.columns.keys():
         return False
     return all(
         array.ndim == 1 or array.shape[1:] == other.columns[name].shape[1:] for name, array in one.columns.items()
@@ -167,7 +172,7 @@ def merged(asks: Sequence[Rows]) -> Rows:
     first = asks[0]
     if len(asks) == 1:
         return first
-    columns = {name: np.concatenate([ask.columns[name] for ask in asks]) for name in first.columns}
+    columns = end_to_end([ask.columns for ask in asks], list(first.columns))
     return Rows(columns, sum(ask.count for ask in asks), first.params)
 
 

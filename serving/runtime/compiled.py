@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from serving.runtime.exchange import Array, ModelError, Predictions, Rows
 from serving.runtime.plan import Compiled, Feed, Plan, Result
+from serving.stacked_columns import StackedColumns, stack
 
 MISSING = "\ue000missing\ue000"
 """Stands for a missing text in the compiled model, whose texts cannot be missing. Of private characters: no request
@@ -49,7 +50,12 @@ class CompiledModel:
 
     def covers(self, rows: Rows) -> bool:
         """Whether the compiled model can answer this request."""
-        return not rows.params and self._names <= rows.columns.keys()
+        if rows.params:
+            return False
+        columns = rows.columns
+        if isinstance(columns, StackedColumns):
+            return columns.stacking.has(self._names)
+        return self._names <= columns.keys()
 
     def predict(self, rows: Rows) -> Predictions:
         """Answers to rows that `covers` is true of; `ModelError` where the compiled model fails."""
@@ -108,10 +114,10 @@ def _fill(feed: Feed, plan: Plan) -> Fill:
 
 def _matrix(feed: Feed, dtype: np.dtype[Any]) -> Fill:
     """Columns side by side."""
-    names, width = feed.columns, len(feed.columns)
+    names, width = tuple(feed.columns), len(feed.columns)
 
     def fill(columns: Mapping[str, Array], count: int) -> Array:
-        values = np.concatenate([columns[name] for name in names], dtype=dtype)
+        values = stack(columns, names, dtype)
         if count == 1:
             return values.reshape(1, width)
         return np.ascontiguousarray(values.reshape(width, count).T)

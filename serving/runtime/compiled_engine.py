@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
 
-import numpy as np
-
 from serving.prediction_log_entry import NOTHING_PRIVATE, Privacy
 from serving.runtime.batching import ServiceTime, finite, split
 from serving.runtime.compiled import CompiledModel
@@ -38,6 +36,7 @@ from serving.runtime.exchange import (
 )
 from serving.runtime.parity import USUAL, Native, Pace, Parity
 from serving.runtime.plan import Plan
+from serving.stacked_columns import end_to_end
 
 _SHORT = 0.001
 """Seconds that a prediction may hold the event loop up."""
@@ -106,7 +105,7 @@ class CompiledEngine:
         self._turn: list[_Waiting] = []
         self._came, self._crowd = 0, 0
         self._long: deque[_Waiting] = deque()
-        self._busy = False
+        self._busy, self._telling = False, False
         self._work: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "compiled")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -148,7 +147,7 @@ class CompiledEngine:
         if self._loop is None:
             return Health(ready=False, trouble="the model is not loaded yet")
         if not self._parity.verdict:
-            return Health(ready=True, trouble=self._parity.trouble)
+            return Health(ready=True, trouble=self._parity.trouble or self._native.health().trouble)
         native = self._native.health()
         trouble = f"{self._parity.verdict}; the model itself serves instead"
         return Health(native.ready, f"{trouble}, but {native.trouble}" if native.trouble else trouble)
@@ -252,7 +251,7 @@ class CompiledEngine:
 
     def _merged(self, asks: Sequence[Rows]) -> Rows:
         try:
-            columns = {name: np.concatenate([ask.columns[name] for ask in asks]) for name in self._names}
+            columns = end_to_end([ask.columns for ask in asks], self._names)
         except (ValueError, MemoryError) as error:
             raise ModelError(f"the requests do not go together: {error}") from error
         return Rows(columns, sum(ask.count for ask in asks))
@@ -275,8 +274,20 @@ class CompiledEngine:
         loop = asyncio.get_running_loop()
         self._long.extend(batch)
         for waiting in batch:
+            waiting.caller.add_done_callback(self._tell_soon)
             if waiting.deadline < inf:
                 waiting.timer = loop.call_at(waiting.deadline, _fail, waiting, _late())
+        self._tell()
+
+    def _tell_soon(self, _caller: object) -> None:
+        """Many may be answered, or give up, in one turn."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        self._meter.queued(sum(not waiting.caller.done() for waiting in self._long))
 
     def _drained_in(self) -> float:
         """Seconds until those that wait now are answered, by what was learned; 1 where nothing is known."""
@@ -285,7 +296,7 @@ class CompiledEngine:
     def _pump(self) -> None:
         if not self._busy and (batch := self._next()):
             self._busy = True
-            self._meter.queued(len(self._long))
+            self._tell()
             self._work = asyncio.get_running_loop().create_task(self._in_thread(batch))
 
     def _next(self) -> list[_Waiting]:

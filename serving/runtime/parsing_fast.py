@@ -17,7 +17,7 @@ from serving.runtime.parsing_params import ParamReader
 NOT_READ = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 """What decoders and NumPy raise where they do not take a request."""
 
-Arrays = dict[str, Array]
+Arrays = Mapping[str, Array]
 
 Format = tuple[Any, Callable[[Any], "Arrays | None"]]
 """What msgspec is told of one format, and what makes arrays of it: None, or an error of `NOT_READ`, where it cannot."""

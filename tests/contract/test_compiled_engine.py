@@ -319,6 +319,25 @@ def test_a_request_waits_no_longer_than_its_deadline(prices: Driven) -> None:
     assert values(prices.ask(rows((2.0, 1)))) == [[price(2.0, 1)]]
 
 
+def test_requests_that_give_up_in_the_queue_are_not_told_as_waiting(prices: Driven) -> None:
+    many = 2_000_000
+    long = Rows({"size": np.full(many, 2.0), "kind": np.ones(many, np.int64)}, many)
+
+    async def ask() -> bool:
+        first = asyncio.create_task(prices.predict(long))
+        await asyncio.sleep(0.001)
+        left, late = asyncio.create_task(prices.predict(long)), asyncio.create_task(prices.predict(long, 0.01))
+        await asyncio.sleep(0.001)
+        assert prices.figures.waiting[-1] == 2
+        left.cancel()
+        assert isinstance(await late, DeadlineError)
+        await asyncio.sleep(0)
+        assert (prices.figures.waiting[-1], first.done()) == (0, False)
+        return bool(await first)
+
+    assert prices.run(ask)
+
+
 def test_a_caller_that_is_gone_is_not_predicted_for(prices: Driven) -> None:
     async def leave() -> None:
         tasks = [asyncio.create_task(prices.predict(rows((2.0, 1)))) for _ in range(3)]
@@ -403,3 +422,13 @@ def test_where_the_model_itself_cannot_be_started_the_compiled_one_goes_on(tmp_p
         assert "could not be checked: the model cannot be loaded" in prices.engine.health().trouble
         assert values(prices.ask(rows((2.0, 2)))) == wrong
         assert figures.events == []
+
+
+def test_a_model_that_cannot_be_loaded_for_what_is_not_compiled_is_told(tmp_path: Path) -> None:
+    plan = compile_prices(tmp_path / "plan", PRICES)
+    native = NativePool(tmp_path / "no-model", plan, NativeSettings(lazy=True), Figures())
+    with driven(tmp_path / "plan", plan, native) as prices:
+        assert prices.engine.health() == Health(ready=True)
+        assert isinstance(prices.ask(Raw(b"{}", "application/json"))[0], NotReadyError)
+        assert prices.engine.health().ready
+        assert "the model cannot be loaded" in prices.engine.health().trouble

@@ -241,7 +241,7 @@ ARRAYS = {
 def test_arrays_are_logged_as_the_values_that_they_hold(url: str, outputs: Any, privacy: Privacy) -> None:
     lists = {name: ARRAYS[name].tolist() for name in ARRAYS if name != "datetime"}
     moments = [datetime.fromisoformat("2026-01-02T03:04:05.678"), None]
-    write(url, served(ARRAYS, outputs, request="arrays", count=2), privacy=privacy)
+    write(url, served(ARRAYS, outputs, request="arrays", rows=2), privacy=privacy)
     write(url, served(lists | {"datetime": moments}, outputs, request="values"), privacy=privacy)
     table = read(url, "churn")
     arrays, values = (
