@@ -23,7 +23,7 @@ import pandas as pd
 from benchmarks.peers import load
 from benchmarks.peers.models import Trained, network, sklearn_model
 from benchmarks.peers.plans import compile_plan
-from benchmarks.peers.servers import BARE, COMPILED, MLFLOW, NATIVE, PEERS, ROOT, Running, Server, running
+from benchmarks.peers.servers import BARE, COMPILED, LOGGED, MLFLOW, NATIVE, PEERS, ROOT, Running, Server, running
 
 HOME = ROOT / ".promote" / "peers"
 """Where the peers' environments are kept."""
@@ -64,7 +64,7 @@ def _side_by_side(
     model: Trained, expected: list[Any], workers: int, loads: Sequence[tuple[int, int]], folder: Path
 ) -> dict[str, object]:
     with ExitStack() as stack:
-        servers = (BARE, MLFLOW, *PEERS, COMPILED, NATIVE)
+        servers = (BARE, MLFLOW, *PEERS, COMPILED, LOGGED, NATIVE)
         up = [one for server in servers if (one := _started(stack, server, model, workers, expected))]
         told: dict[str, Any] = {
             one.server.name: {"start_s": round(one.start_seconds, 2), "memory_mb": one.memory_mb()} for one in up
@@ -137,7 +137,8 @@ def _ratios(told: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
                 "to_best_peer": round(rate[ours] / best, 2),
                 "to_bare_uvicorn": round(rate[ours] / rate[BARE.name], 3),
             }
-            for ours in (COMPILED.name, NATIVE.name)
+            for ours in (COMPILED.name, LOGGED.name, NATIVE.name)
+            if ours in rate
         }
     return ratios
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
 import uuid
@@ -42,6 +43,9 @@ _PACK = 128
 """Rows that are packed together, and"""
 _PACK_BYTES = 1_000_000
 """how many bytes at most: what takes a fraction of a millisecond."""
+
+_LEFT_AFTER = 3600.0
+"""Seconds after which a file that is not whole never will be: whoever wrote it was killed."""
 
 _ALL = 2**64
 """Positions of requests are below it."""
@@ -99,6 +103,8 @@ class PredictionLog:
         self._due, self._ends = threading.Event(), threading.Event()
         self._closed = False
         """Whether nothing is written any more."""
+        self._swept = ""
+        """The last folder that was looked through for what others left."""
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -176,14 +182,28 @@ class PredictionLog:
         folder = f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}"
         name = f"{int(last * 1e6):017d}-{uuid.uuid4().hex[:12]}.parquet"
         self._files.makedirs(folder, exist_ok=True)
+        if folder != self._swept:
+            self._sweep(folder)
+            self._swept = folder
+        unfinished = f"{folder}/.{int(time.time() * 1e6):017d}-{name}"
         try:
-            with self._files.open(f"{folder}/.{name}", "wb") as file:
+            with self._files.open(unfinished, "wb") as file:
                 file.write(_parquet(table))
-            self._files.mv(f"{folder}/.{name}", f"{folder}/{name}")
+            self._files.mv(unfinished, f"{folder}/{name}")
         except BaseException:
             with suppress(OSError):
-                self._files.rm(f"{folder}/.{name}")
+                self._files.rm(unfinished)
             raise
+
+    def _sweep(self, folder: str) -> None:
+        """Remove what writers left that were killed while they wrote. Never a reason not to write."""
+        old = time.time() - _LEFT_AFTER
+        try:
+            for path in map(str, self._files.ls(folder, detail=False)):
+                if _begun(path.rsplit("/", 1)[1]) < old:
+                    self._files.rm(path)
+        except Exception as error:  # noqa: BLE001 - storages raise their libraries' own
+            _logger.debug("%s was not looked through: %s", folder, error)
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
@@ -196,6 +216,11 @@ def _parquet(table: pa.Table) -> pa.Buffer:
 def _with_few_values(table: pa.Table) -> list[str]:
     """Columns for which Parquet keeps a dictionary. For numbers it takes more time than all the rest."""
     return [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "request_id"]
+
+
+def _begun(name: str) -> float:
+    """When a file that is not whole was begun, in seconds since the epoch; never, for one that is."""
+    return int(name[1:18]) / 1e6 if name.startswith(".") and name[1:18].isdigit() else math.inf
 
 
 def _by_day(batch: _Batch) -> Iterator[tuple[list[Packed], list[Served]]]:

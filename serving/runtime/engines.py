@@ -28,13 +28,17 @@ def engine_for(settings: Settings, plan: Plan, meter: Meter, model: CompiledMode
         plan = replace(plan, batching=True)
     if plan.compiled is None or settings.native:
         return NativePool(settings.model, plan, native, meter)
-    from serving.runtime.compiled_engine import CompiledEngine
+    from serving.runtime.compiled_engine import CompiledEngine, Limits
 
     waiting: dict[Part, int] = {}
     native = replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS)
     behind = NativePool(settings.model, plan, native, Part(meter, waiting))
     model = model or compiled_model(settings, plan)
-    return CompiledEngine(model, plan, behind, Part(meter, waiting), settings.parity_share, privacy=settings.privacy)
+    if settings.batching is Batching.OFF:
+        plan = replace(plan, batching=False)
+    limits = Limits(budget=settings.budget, queue=settings.queue)
+    meter, share = Part(meter, waiting), settings.parity_share
+    return CompiledEngine(model, plan, behind, meter, share, privacy=settings.privacy, limits=limits)
 
 
 def compiled_model(settings: Settings, plan: Plan) -> CompiledModel:

@@ -12,9 +12,11 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from serving.prediction_log import read
 from serving.runtime.plan import Column, Plan
+from tests.fixtures.collector import Collector, collecting
 from tests.fixtures.gateway import until
 from tests.fixtures.scoring import ScoringServer, our_server
 
@@ -56,7 +58,15 @@ def log_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def moody(moody_model: Path, tmp_path_factory: pytest.TempPathFactory, log_url: str) -> Iterator[ScoringServer]:
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def moody(
+    moody_model: Path, tmp_path_factory: pytest.TempPathFactory, log_url: str, collector: Collector
+) -> Iterator[ScoringServer]:
     """A native server of a model that does as it is told, with everything on."""
     plan = tmp_path_factory.mktemp("plan")
     MOODY.write(plan)
@@ -64,7 +74,8 @@ def moody(moody_model: Path, tmp_path_factory: pytest.TempPathFactory, log_url: 
         "BODY_LIMIT": "100000",
         "QUEUE": "2",
         "ACCESS_LOG": "all",
-        "OTEL_TRACES_EXPORTER": "console",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "PREDICTION_LOG": log_url,
         "PREDICTION_LOG_SECONDS": "0.1",
@@ -260,10 +271,17 @@ def test_log_lines_name_the_request_and_its_trace(moody: ScoringServer) -> None:
     assert "trace_id" not in line
 
 
-def test_a_prediction_is_a_span_below_the_callers(moody: ScoringServer) -> None:
+def test_a_prediction_is_a_span_below_the_callers(moody: ScoringServer, collector: Collector) -> None:
     mood(moody, "nan", x_request_id="traced", traceparent=f"00-{TRACE}-{SPAN}-01")
-    text = until(lambda: text if '"promote.request_id": "traced"' in (text := moody.log.read_text()) else "")
-    span = text[: text.index('"promote.request_id": "traced"')].rsplit('"name": "predict"', 1)[1]
-    assert f'"trace_id": "0x{TRACE}"' in span
-    assert f'"parent_id": "0x{SPAN}"' in span
-    assert '"status_code": "ERROR"' in span
+    (span,) = until(lambda: collector.of_request("traced"))
+    assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("predict", TRACE, SPAN)
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert 0 < span.end_time_unix_nano - span.start_time_unix_nano < 60e9
+
+
+def test_spans_can_be_printed(churn_model: Path) -> None:
+    with our_server(churn_model, **NAMED, OTEL_TRACES_EXPORTER="console") as server:
+        server.score(asked(RECORD), x_request_id="printed")
+    text = server.log.read_text()
+    assert '"promote.request_id": "printed"' in text
+    assert '"status_code": "UNSET"' in text

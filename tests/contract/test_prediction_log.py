@@ -382,3 +382,16 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_but_nothing_that_may_still_be_written(tmp_path: Path) -> None:
+    write(str(tmp_path), served({"n": [1]}, [0.5]))
+    (file,) = tmp_path.rglob("*.parquet")
+    now = time.time()
+    left, young, other = (file.with_name(f".{int(at * 1e6):017d}-{file.name}") for at in (now - 4000, now - 3000, now))
+    for path in (left, young, other):
+        path.write_bytes(b"PAR1")
+    write(str(tmp_path), served({"n": [2]}, [0.5]))
+
+    assert (left.exists(), young.exists(), other.exists()) == (False, True, True)
+    assert sorted(read(str(tmp_path), ORIGIN.model)["input.n"].to_pylist()) == [1, 2]
