@@ -42,6 +42,7 @@ from pipelines.policies import Policies
 from pipelines.promotion import Ports, Promotion
 from pipelines.settings import Settings
 from pipelines.sql_store import SqlStore
+from registry_hooks.logged_sample import LoggedSample
 from registry_hooks.mlflow_reference import MlflowReference
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.model_version import ChannelKind
@@ -223,7 +224,9 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
         schedule.start()
         left.callback(schedule.stop, wait=False)
         seconds = installation.settings.compile_seconds
-        builder = LocalImageBuilder(installation.home, installation.registry, compile_seconds=seconds)
+        registry = installation.registry
+        sample = LoggedSample(registry, MlflowReference(installation.mlflow_uri))
+        builder = LocalImageBuilder(installation.home, registry, compile_seconds=seconds, sample=sample)
         left.callback(builder.close)
         client = left.enter_context(httpx.Client())
         controller = _controller(installation, name, _ports(installation, builder, client), schedule)

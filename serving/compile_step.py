@@ -34,12 +34,17 @@ class CompileStep:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
-    def compile(self, python: Path, model: Path, plan: Path, environment: Mapping[str, str]) -> str:
+    def compile(
+        self, python: Path, model: Path, plan: Path, environment: Mapping[str, str], rows: Path | None = None
+    ) -> str:
         """Write the plan, with a compiled model where that can be proved right; why it could not be tried, or nothing.
 
-        `python` has the converters. `ImageError` where the model cannot be used.
+        `python` has the converters, `rows` are lines of JSON that the proof takes as well. `ImageError` where the model
+        cannot be used.
         """
-        return self._run([str(python), "-m", "serving.compiling", str(model), str(plan)], self._seconds, environment)
+        known = ["--rows", str(rows)] if rows else []
+        command = [str(python), "-m", "serving.compiling", str(model), str(plan), *known]
+        return self._run(command, self._seconds, environment)
 
     def look(self, python: Path, model: Path, plan: Path, environment: Mapping[str, str], why: str) -> None:
         """Write the plan of a model that is served as it is. `ImageError` where it cannot be used."""

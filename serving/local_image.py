@@ -82,6 +82,14 @@ class Downloads(Protocol):
         ...
 
 
+class Sample(Protocol):
+    """Where rows are to be had that a version is known to have met."""
+
+    def write(self, version: ModelVersion, file: Path) -> str:
+        """Write some as lines of JSON; why there are none, or nothing."""
+        ...
+
+
 class LocalImageBuilder:
     """`ImageBuilder` for this machine, everything below `home`."""
 
@@ -94,16 +102,19 @@ class LocalImageBuilder:
         compile_seconds: float = 120.0,
         provider: Provider | None = None,
         native: bool = False,
+        sample: Sample | None = None,
     ) -> None:
         """At most `builders` images are built at the same time, each compiled in at most `compile_seconds`.
 
-        Environments are made below `home` unless there is another `provider`; where `native`, nothing is compiled.
+        Environments are made below `home` unless there is another `provider`; where `native`, nothing is compiled;
+        what is compiled is also tried on rows of the `sample`.
         """
         self._home = home.absolute()
         self._registry = registry
         self._provider = provider or Environments(self._home)
         self._step = CompileStep(compile_seconds)
         self._native = native
+        self._sample = sample
         self._pool = ThreadPoolExecutor(builders, "image")
         self._under_way: dict[str, str] = {}
         self._guard = threading.Lock()
@@ -176,7 +187,7 @@ class LocalImageBuilder:
         if (known := self._known(same)) is not None:
             return _ready(*known, python)
         tell("compiling" if python.compiling else "loading the model")
-        lasting = self._planned(python, image)
+        lasting = self._planned(python, image, self._rows(request.version, folder) if python.compiling else None)
         digest = self._assembled(image, parts, python)
         if lasting:
             _write(same, digest)
@@ -191,12 +202,22 @@ class LocalImageBuilder:
         image = LocalImage.find(self._home, digest)
         return (digest, image.proof) if image else None
 
-    def _planned(self, python: Interpreters, image: Path) -> bool:
+    def _rows(self, version: ModelVersion, folder: Path) -> Path | None:
+        """Rows that the version is known to have met, where they can be had."""
+        if self._sample is None:
+            return None
+        file = folder / "rows.jsonl"
+        why = self._sample.write(version, file)
+        if why:
+            _logger.info("%s is compiled without rows of its data set: %s", version, why)
+        return None if why else file
+
+    def _planned(self, python: Interpreters, image: Path, rows: Path | None) -> bool:
         """Write the plan of the model; whether it would come out the same another time."""
         environment, why = variables(image / "server", own=python.own), python.why
         model, plan = image / "model", image / "plan"
         if python.compiling is not None:
-            failed = self._step.compile(python.compiling, model, plan, environment)
+            failed = self._step.compile(python.compiling, model, plan, environment, rows)
             if not failed:
                 return True
             why = f"compiling failed: {failed}"

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     with os.fdopen(_take_stdout(), "w") as stdout:
         _quiet()
         try:
-            line = build(asked.model, asked.out, asked.native, asked.why)
+            line = build(asked.model, asked.out, asked.native, asked.why, asked.rows)
         except UnusableModel as error:
             print(error, file=sys.stderr)
             return UNUSABLE
@@ -40,6 +40,9 @@ def _asked(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for the plan and the compiled model")
     parser.add_argument("--native", action="store_true", help="compile nothing, only look at the model")
     parser.add_argument("--why", default="", help="why nothing is to be compiled, for the plan")
+    parser.add_argument(
+        "--rows", type=Path, help="rows that the model is known to meet, as lines of JSON, for the proof"
+    )
     return parser.parse_args(arguments)
 
 

@@ -16,6 +16,7 @@ from mlflow.pyfunc import PyFuncModel
 from serving.compiling.conversion import Loaded, NotConvertible, NotProved
 from serving.compiling.describing import describe
 from serving.compiling.hints import Hints
+from serving.compiling.met_rows import read_rows
 from serving.compiling.probing import Probed, probe
 from serving.compiling.rows import Native, results_of, rows_of
 from serving.compiling.telling import told
@@ -28,17 +29,18 @@ class UnusableModel(Exception):
     """The model cannot be loaded, or fails on its own input example; one line."""
 
 
-def build(folder: Path, out: Path, native: bool = False, why: str = "") -> str:
+def build(folder: Path, out: Path, native: bool = False, why: str = "", rows: Path | None = None) -> str:
     """Write the plan of the model in `folder` to `out`, and the compiled model if there is one; one line about it.
 
-    With `native` nothing is compiled, and `why` is the reason that the plan gives.
+    With `native` nothing is compiled, and `why` is the reason that the plan gives. The proof also takes the lines of
+    JSON in `rows`.
     """
     pyfunc = _loaded(folder)
     plan = describe(pyfunc.metadata)
     example = _example(pyfunc, folder)
     if plan.typed:
         model = _Model(folder, pyfunc, _raw(pyfunc), plan, None if example is None else rows_of(example, plan))
-        plan = model.looked_at(why or "compiling was not asked for") if native else model.compiled(out)
+        plan = model.looked_at(why or "compiling was not asked for") if native else model.compiled(out, rows)
     plan.write(out)
     return f"The compiled path is {'on' if plan.compiled else 'off'}: {plan.why}."
 
@@ -87,12 +89,13 @@ class _Model:
         """The plan of a model that is served natively."""
         return _native(probe(self._native, self.plan, self.example, self._hints()), why)
 
-    def compiled(self, out: Path) -> Plan:
+    def compiled(self, out: Path, rows: Path | None) -> Plan:
         """The plan with a compiled model, or with the reason why there is none."""
         hints = self._hints()
         probed = probe(self._native, self.plan, self.example, hints)
         try:
-            return _certified(self._loaded(probed), self.example, hints, out)
+            met = read_rows(rows, probed.plan) if rows else None
+            return _certified(self._loaded(probed), met, self.example, hints, out)
         except (NotConvertible, NotProved) as error:
             return _native(probed, str(error))
 
@@ -118,12 +121,12 @@ class _Model:
         return Loaded(self.folder, self.pyfunc, self.raw, probed.plan, probed.base, results, answer.frame)
 
 
-def _certified(loaded: Loaded, example: Rows | None, hints: Hints, out: Path) -> Plan:
+def _certified(loaded: Loaded, met: Rows | None, example: Rows | None, hints: Hints, out: Path) -> Plan:
     try:
         from serving.compiling.certifying import certified  # what is served natively has no ONNX Runtime
     except ImportError as error:
         raise NotConvertible(f"a package for compiling is missing: {error}") from error
-    return certified(loaded, example, hints, out)
+    return certified(loaded, met, example, hints, out)
 
 
 def _native(probed: Probed, why: str) -> Plan:

@@ -31,22 +31,25 @@ _PACKAGES = (
 )
 
 
-def certified(loaded: Loaded, example: Rows | None, hints: Hints, out: Path) -> Plan:
-    """`NotConvertible` or `NotProved` where there is no compiled model, and then no file of one."""
+def certified(loaded: Loaded, met: Rows | None, example: Rows | None, hints: Hints, out: Path) -> Plan:
+    """`met`: rows that the model is known to meet.
+
+    `NotConvertible` or `NotProved` where there is no compiled model, and then no file of one.
+    """
     try:
-        return _certified(loaded, example, hints, out)
+        return _certified(loaded, met, example, hints, out)
     except (NotConvertible, NotProved):
         (out / MODEL).unlink(missing_ok=True)
         raise
 
 
-def _certified(loaded: Loaded, example: Rows | None, hints: Hints, out: Path) -> Plan:
+def _certified(loaded: Loaded, met: Rows | None, example: Rows | None, hints: Hints, out: Path) -> Plan:
     conversion = _converted(loaded)
     plan = replace(loaded.plan, compiled=_written(conversion, out))
     prover = Prover(
         Native(loaded.pyfunc, plan), _opened(out, plan), conversion.tolerance, Drawing(plan, example, hints)
     )
-    proof = prover.prove(loaded.base, conversion.edges)
+    proof = prover.prove(loaded.base, conversion.edges, met)
     compiled = replace(_written(conversion, out), rows=proof.total)
     (out / PROOF).write_text(json.dumps(_told(proof, compiled), indent=1))
     apart = f", scores within {proof.largest:.1g}" if proof.largest else ""

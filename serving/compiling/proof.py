@@ -58,11 +58,14 @@ class Prover:
     tolerance: float
     drawing: Drawing
 
-    def prove(self, base: Rows, edges: Sequence[Edge], seconds: float = SECONDS) -> Proof:
-        """`NotProved` at the first difference, or where there is no time to look for one."""
+    def prove(self, base: Rows, edges: Sequence[Edge], met: Rows | None = None, seconds: float = SECONDS) -> Proof:
+        """`met`: rows that the model is known to meet.
+
+        `NotProved` at the first difference, or where there is no time to look for one.
+        """
         proof, trial = Proof(), Trial(self.native, time.monotonic() + seconds)
         try:
-            for kind, rows in self._batches(base, edges):
+            for kind, rows in self._batches(base, edges, met):
                 self._compare(kind, rows, proof, trial)
         except TimeIsUpError as error:
             raise NotProved(f"the model is too slow to be compared in {seconds:.0f} s") from error
@@ -70,8 +73,10 @@ class Prover:
             raise NotProved(f"only {proof.total} rows that the model answers were found")
         return proof
 
-    def _batches(self, base: Rows, edges: Sequence[Edge]) -> Iterator[tuple[str, Rows]]:
+    def _batches(self, base: Rows, edges: Sequence[Edge], met: Rows | None) -> Iterator[tuple[str, Rows]]:
         yield "known", base
+        if met is not None:
+            yield "logged", met
         yield "ordinary", self.drawing.ordinary(ORDINARY)
         yield ("edges", self.drawing.edges(EDGES, edges)) if edges else ("ordinary", self.drawing.ordinary(EDGES))
         strange = self.drawing.extremes(EXTREMES)

@@ -6,10 +6,13 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from skl2onnx import convert_sklearn
@@ -20,9 +23,11 @@ from sklearn.linear_model import LinearRegression
 from serving.compiling.conversion import Edge, NotProved
 from serving.compiling.drawing import Drawing
 from serving.compiling.hints import Hints
+from serving.compiling.met_rows import read_rows
 from serving.compiling.probing import probe
 from serving.compiling.proof import Prover
 from serving.runtime.compiled import CompiledModel
+from serving.runtime.exchange import Rows
 from serving.runtime.plan import Column, Compiled, Feed, Param, Plan, read
 from tests.fixtures.compiling import Built, built, quiet
 from tests.fixtures.models import CITIES, NUMBERS, PICKLED, PLANS, WORDS, Shelf, churned, customers, spending
@@ -224,12 +229,12 @@ def test_a_slow_model_is_not_probed_for_long(shelf: Shelf, tmp_path: Path) -> No
     assert not probed.plan.batching
 
 
-def _proved(compiled: Built, broken: Compiled, edges: tuple[Edge, ...]) -> None:
+def _proved(compiled: Built, broken: Compiled, edges: tuple[Edge, ...], met: Rows | None = None) -> None:
     plan = replace(compiled.plan, compiled=broken)
     drawing = Drawing(plan, compiled.rows(customers(50)[[column.name for column in plan.columns]]), Hints())
     model = CompiledModel(compiled.out, plan)
     with quiet():
-        Prover(compiled.native(), model, broken.tolerance, drawing).prove(compiled.rows(customers(20)), edges)
+        Prover(compiled.native(), model, broken.tolerance, drawing).prove(compiled.rows(customers(20)), edges, met)
 
 
 def test_thresholds_in_float32_are_caught(shelf: Shelf, tmp_path: Path) -> None:
@@ -246,6 +251,54 @@ def test_thresholds_in_float32_are_caught(shelf: Shelf, tmp_path: Path) -> None:
 
     with pytest.raises(NotProved, match=r"differs: \[.*\] is answered with \[.*\] for number_0="):
         _proved(result, broken, (Edge("number_0", tuple(thresholds.tolist())),))
+
+
+def test_what_only_a_row_of_the_data_set_shows_is_caught(shelf: Shelf, tmp_path: Path) -> None:
+    """A compiled model that is wrong for one value that nothing in the model tells of."""
+    frame = customers(300)[NUMBERS[:2]]
+    result = built(shelf.sklearn("one-value", LinearRegression().fit(frame, spending(customers(300))), frame), tmp_path)
+    broken = _replaced(result, _wrong_for_12_34(result.out / "model.onnx"), "float64", "answer")
+    usual, telling = {"number_0": 1.0, "number_1": 2.0}, {"number_0": 12.34, "number_1": 0.5, "target": 1}
+
+    _proved(result, broken, ())
+    _proved(result, broken, (), _met(result, tmp_path, usual))
+    with pytest.raises(NotProved, match=r"for number_0=12\.34, number_1=0\.5"):
+        _proved(result, broken, (), _met(result, tmp_path, usual, telling))
+
+
+def test_rows_that_do_not_fit_the_model_are_left_out(light_model: Path, tmp_path: Path) -> None:
+    result = built(light_model, tmp_path)
+    (right,) = customers(1, seed=5).to_dict("records")
+
+    found = _met(result, tmp_path, right, right | {"number_0": None}, right | {"count_0": 4.0, "target": "x"})
+    assert found is not None
+    assert (found.count, found.columns["count_0"].tolist()) == (2, [right["count_0"], 4])
+    assert _met(result, tmp_path, {"number_0": 1}) is None
+    assert _met(result, tmp_path, right | {"number_0": "many"}) is None
+
+
+def _met(result: Built, folder: Path, *rows: Mapping[Any, Any]) -> Rows | None:
+    file = folder / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return read_rows(file, result.plan)
+
+
+def _wrong_for_12_34(file: Path) -> bytes:
+    model = onnx.load(file)
+    graph = model.graph
+    value = onnx.numpy_helper.from_array(np.array([12.34, 0.0]), "value")
+    graph.initializer.extend([value, onnx.numpy_helper.from_array(np.array([[1.0], [0.0]]), "first")])
+    (put,) = graph.output
+    graph.node.extend(
+        [
+            onnx.helper.make_node("Equal", [graph.input[0].name, "value"], ["same"]),
+            onnx.helper.make_node("Cast", ["same"], ["ones"], to=onnx.TensorProto.DOUBLE),
+            onnx.helper.make_node("MatMul", ["ones", "first"], ["more"]),
+            onnx.helper.make_node("Add", [put.name, "more"], ["answer"]),
+        ]
+    )
+    put.name = "answer"
+    return bytes(model.SerializeToString())
 
 
 def _replaced(result: Built, model: bytes, dtype: str, source: str) -> Compiled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -302,6 +303,31 @@ def test_a_model_whose_compiling_ends_badly_is_served_as_it_is(
     assert ready.detail == f"native: {ready.proof and ready.proof.why}"
     assert ready.detail.startswith("native: compiling failed: ")
     assert words in ready.detail
+    builder.close()
+
+
+class Sample:
+    """Rows for every version, or a reason why there are none."""
+
+    def __init__(self, rows: str, why: str = "") -> None:
+        self._rows, self._why = rows, why
+
+    def write(self, version: ModelVersion, file: Path) -> str:
+        file.write_text(self._rows)
+        return self._why
+
+
+@pytest.mark.parametrize(("why", "logged"), [("", 2), ("the source is gone", None)])
+def test_rows_that_a_version_has_met_are_part_of_its_proof(
+    empty_home: Path, churn_model: Path, why: str, logged: int | None
+) -> None:
+    rows = '{"tenure": 3, "charges": 80.5, "left": 1}\n{"tenure": 30, "charges": 20}\n'
+    builder = LocalImageBuilder(empty_home, FolderRegistry({"churn": churn_model}), sample=Sample(rows, why))
+    ready = built(builder, request_for("churn"))
+    assert ready.proof
+    assert ready.proof.compiled
+    (proof,) = (empty_home / "images").glob("*/plan/proof.json")
+    assert json.loads(proof.read_text())["rows"].get("logged") == logged
     builder.close()
 
 
