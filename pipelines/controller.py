@@ -18,6 +18,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
+from monitoring.notify import Alert, Severity
 from pipelines.intents import rollout_id
 from pipelines.live import Live, by_model, cooled, retired, upkeep
 from pipelines.observation import Observation, PolicyLookup
@@ -74,6 +75,8 @@ class Controller:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tick")
         self._woken = threading.Event()
         self._seen = Observation(watcher, inbox, ports.rollouts, policies, ports.notifier, pace.poll_seconds)
+        self._troubles: dict[str, str] = {}
+        """By revision id, what was told of last; empty where nothing is wrong."""
         self.leading = True
         self._began = 0.0
         """When the present round began, by the monotonic clock."""
@@ -247,12 +250,23 @@ class Controller:
             seen = Seen(revisions=revisions.get(model, {}), routes=world.routes)
             work = partial(self._keep_one, model, lives.get(model), rollouts[model], seen, world.at)
             self._survive(work, f"the upkeep of {model}")
+        self._troubles = {key: trouble for key, trouble in self._troubles.items() if key in world.revisions}
 
     def _keep_one(self, model: str, live: Live | None, active: Sequence[Rollout], seen: Seen, now: datetime) -> None:
         if live is not None and cooled(live, now) != live:
             live = self._ports.rollouts.keep(cooled(live, now))
+        self._warn_of(model, seen, now)
         for action in upkeep(model, live, active, seen):
             self._promotion.apply(action)
+
+    def _warn_of(self, model: str, seen: Seen, now: datetime) -> None:
+        """Tell of revisions that answer although something is wrong with them, once for each thing that is wrong."""
+        for key, status in (seen.revisions or {}).items():
+            trouble = status.reason if status.ready else ""
+            if trouble and self._troubles.get(key) != trouble:
+                title = f"{status.revision.version} answers, but not as it should"
+                self._ports.notifier.notify(Alert(Severity.WARNING, model, title, trouble, now))
+            self._troubles[key] = trouble
 
 
 def _by_model(revisions: Mapping[str, RevisionStatus]) -> dict[str, dict[str, RevisionStatus]]:

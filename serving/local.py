@@ -79,10 +79,10 @@ class LocalTarget:
     def status(self) -> Mapping[str, RevisionStatus]:
         with self._guard, _translated("read the state of the revisions"):
             alive = {key: running for key, running in self._running.items() if running.alive()}
-            ready = self._health.look({key: running.record.port for key, running in alive.items()})
+            said = self._health.look({key: running.record.port for key, running in alive.items()})
             for running in alive.values():
                 trim(running.folder.log)
-            return {key: _status(running, ready.get(key)) for key, running in self._running.items()}
+            return {key: _status(running, said.get(key), alive=key in alive) for key, running in self._running.items()}
 
     def stop(self, revision_id: str) -> None:
         with self._guard, _translated(f"stop {revision_id}"):
@@ -165,15 +165,15 @@ class LocalTarget:
         self._running.pop(running.record.revision.id, None)
 
 
-def _status(running: _Running, ready: bool | None) -> RevisionStatus:
-    """`ready` is None where the process has ended."""
+def _status(running: _Running, said: str | None, *, alive: bool) -> RevisionStatus:
+    """`said`: None where it does not say that it is ready, otherwise what is wrong."""
     record = running.record
-    state, reason = RevisionState.READY, ""
+    state, reason = RevisionState.READY, said or ""
     if record.stop_by is not None:
         state = RevisionState.STOPPING
-    elif ready is None:
+    elif not alive:
         state, reason = RevisionState.FAILED, _why_ended(running)
-    elif not ready:
+    elif said is None:
         state, reason = RevisionState.STARTING, "does not say that it is ready"
     address = Address(_HOST, record.port)
     started = datetime.fromtimestamp(record.started, UTC)

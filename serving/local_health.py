@@ -31,20 +31,22 @@ MISSES = 3
 
 @dataclass(slots=True)
 class _Known:
-    ready: bool = False
+    said: str | None = None
+    """What is wrong with a server that is ready, empty where nothing is; None where it is not ready."""
     misses: int = 0
     at: float = 0.0
-    asking: Future[bool] | None = None
+    asking: Future[str | None] | None = None
 
     def take(self, now: float) -> None:
         """Take the answer in, once it is there."""
         if self.asking is not None and self.asking.done():
             answered, self.asking, self.at = self.asking.result(), None, now
-            self.misses = 0 if answered else self.misses + 1
-            self.ready = answered or (self.ready and self.misses < MISSES)
+            self.misses = self.misses + 1 if answered is None else 0
+            if answered is not None or self.misses >= MISSES:
+                self.said = answered
 
     def due(self, now: float) -> bool:
-        return self.asking is None and (not self.ready or self.misses > 0 or now - self.at > FRESH_SECONDS)
+        return self.asking is None and (self.said is None or self.misses > 0 or now - self.at > FRESH_SECONDS)
 
 
 class Health:
@@ -55,30 +57,35 @@ class Health:
         self._pool = ThreadPoolExecutor(threads, "health")
         self._known: dict[str, _Known] = {}
 
-    def look(self, ports: Mapping[str, int]) -> Mapping[str, bool]:
-        """Whether the server of each revision id says at its port that it is ready."""
+    def look(self, ports: Mapping[str, int]) -> Mapping[str, str | None]:
+        """For each revision id None where the server at its port does not say that it is ready.
+
+        Otherwise what it says is wrong, which is empty where all is well.
+        """
         self._known = {key: self._known.get(key, _Known()) for key in ports}
         now = time.monotonic()
         never_asked = any(known.at == 0.0 for known in self._known.values())
         for key, known in self._known.items():
             known.take(now)
             if known.due(now):
-                known.asking = self._pool.submit(_says_ready, self._host, ports[key], key)
+                known.asking = self._pool.submit(_said, self._host, ports[key], key)
         asking = [known.asking for known in self._known.values() if known.asking is not None]
         wait(asking, FIRST_SECONDS if never_asked else MOMENT_SECONDS)
         for known in self._known.values():
             known.take(time.monotonic())
-        return {key: known.ready for key, known in self._known.items()}
+        return {key: known.said for key, known in self._known.items()}
 
 
-def _says_ready(host: str, port: int, revision_id: str) -> bool:
+def _said(host: str, port: int, revision_id: str) -> str | None:
     connection = http.client.HTTPConnection(host, port, timeout=ASK_SECONDS)
     try:
         connection.request("GET", "/health")
         answer = connection.getresponse()
         told = json.loads(answer.read())
-        return answer.status == 200 and isinstance(told, dict) and told.get("revision") == revision_id
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
+        if answer.status != 200 or told["revision"] != revision_id:
+            return None
+        return str(told["warnings"][-1]) if told.get("status") == "degraded" else ""
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, IndexError):
+        return None
     finally:
         connection.close()

@@ -84,7 +84,7 @@ class RevisionStatus:
     restarts: int = 0
     """How often the target started it again by itself since `started`."""
     reason: str = ""
-    """Why it is not ready, with the last words of its log where there are any."""
+    """Why it is not ready, with the last words of its log where there are any; or what is wrong although it is."""
 
     @property
     def ready(self) -> bool:

@@ -112,6 +112,19 @@ class TestWithdrawal:
         assert (either.holders(), either.served()) == ({2}, {2: 100})
 
 
+class TestTrouble:
+    def test_a_revision_that_answers_although_something_is_wrong_is_told_of_once(self, staged: WholeController) -> None:
+        staged.registers()
+        staged.goes_live(1)
+        (key,) = staged.target.status()
+        for trouble in ("it limps", "it limps", "", "it limps", "it is deaf"):
+            staged.target.troubles[key] = trouble
+            staged.idles(3)
+        assert {alert.title for alert in staged.alerts()} == {f"{staged.model} 1 answers, but not as it should"}
+        assert [alert.text for alert in staged.alerts()] == ["it limps", "it limps", "it is deaf"]
+        assert staged.served() == {1: 100}
+
+
 class TestEmpty:
     @pytest.mark.parametrize("to", ["Staging", "Archived", None])
     def test_traffic_stays_and_it_is_told_once(self, staged: WholeController, to: str | None) -> None:

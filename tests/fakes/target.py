@@ -51,6 +51,8 @@ class FakeTarget:
         """Of revisions that `behaviours` does not name."""
         self.behaviours: dict[str, Behaviour] = {}
         """By revision id; counts from the next start."""
+        self.troubles: dict[str, str] = {}
+        """By revision id, what is wrong although it is ready."""
         self.broken = False
         """While set, every method raises a `TargetError` that can be retried."""
         self._clock = clock
@@ -84,7 +86,7 @@ class FakeTarget:
             self._age(running)
             if running.stopping is not None and running.age - running.stopping > running.behaviour.drains_for:
                 del self._running[key]
-        return {key: _status(running) for key, running in self._running.items()}
+        return {key: _status(running, self.troubles.get(key, "")) for key, running in self._running.items()}
 
     def stop(self, revision_id: str) -> None:
         self._check()
@@ -122,9 +124,14 @@ class FakeTarget:
             self.kill(running.revision.id, "ended by itself")
 
 
-def _status(running: _Running) -> RevisionStatus:
+def _status(running: _Running, trouble: str) -> RevisionStatus:
     state = _state(running)
-    reason = {RevisionState.FAILED: running.died, RevisionState.STARTING: "has not answered yet"}.get(state, "")
+    told = {
+        RevisionState.FAILED: running.died,
+        RevisionState.STARTING: "has not answered yet",
+        RevisionState.READY: trouble,
+    }
+    reason = told.get(state, "")
     address = Address("127.0.0.1", running.port)
     return RevisionStatus(running.revision, state, (address,), running.started, running.restarts, reason)
 

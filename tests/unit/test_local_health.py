@@ -44,20 +44,27 @@ def port() -> Iterator[int]:
 
 
 def test_only_a_server_that_is_ready_and_the_right_one_counts(port: int) -> None:
-    assert Health("127.0.0.1").look({"a": port, "b": port}) == {"a": True, "b": False}
+    assert Health("127.0.0.1").look({"a": port, "b": port}) == {"a": "", "b": None}
     for says in ((503, {"revision": "a"}), (200, ["a"][:0]), (200, {})):
         Answers.says = says  # type: ignore[assignment]
-        assert Health("127.0.0.1").look({"a": port}) == {"a": False}
+        assert Health("127.0.0.1").look({"a": port}) == {"a": None}
+
+
+def test_what_a_degraded_server_says_of_itself_is_passed_on(port: int) -> None:
+    Answers.says = (200, {"revision": "a", "status": "degraded", "warnings": ["no signature", "it limps"]})  # type: ignore[dict-item]
+    assert Health("127.0.0.1").look({"a": port}) == {"a": "it limps"}
+    Answers.says = (200, {"revision": "a", "status": "degraded"})
+    assert Health("127.0.0.1").look({"a": port}) == {"a": None}
 
 
 def test_a_ready_server_may_miss_a_few_times(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.local_health.FRESH_SECONDS", 0.0)
     health = Health("127.0.0.1")
-    assert health.look({"a": port}) == {"a": True}
+    assert health.look({"a": port}) == {"a": ""}
     Answers.says = (503, {})
-    assert [health.look({"a": port})["a"] for _ in range(MISSES)] == [True] * (MISSES - 1) + [False]
+    assert [health.look({"a": port})["a"] for _ in range(MISSES)] == [""] * (MISSES - 1) + [None]
     Answers.says = (200, {"revision": "a"})
-    assert health.look({"a": port}) == {"a": True}
+    assert health.look({"a": port}) == {"a": ""}
 
 
 def test_servers_that_hang_cost_a_moment_and_hide_no_other(port: int) -> None:
@@ -66,7 +73,7 @@ def test_servers_that_hang_cost_a_moment_and_hide_no_other(port: int) -> None:
         silent.listen()
         ports = {f"hangs-{n}": silent.getsockname()[1] for n in range(5)} | {"a": port}
         health = Health("127.0.0.1")
-        assert health.look(ports)["a"]
+        assert health.look(ports)["a"] == ""
         began = time.monotonic()
-        assert [key for key, ready in health.look(ports).items() if ready] == ["a"]
+        assert [key for key, said in health.look(ports).items() if said is not None] == ["a"]
         assert time.monotonic() - began < MOMENT_SECONDS + 0.5
