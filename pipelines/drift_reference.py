@@ -50,7 +50,7 @@ class References:
 
     def find(self, check: DriftCheck, details: VersionDetails, now: datetime) -> Reference:
         """Raises `ReferenceDataError` and `ServedRowsError`."""
-        logged = self.logged.load(details)
+        logged = self.logged.load(details.run_id)
         if not isinstance(logged, LoggedData):
             return self._served(check, now, logged.reason)
         rows = _named_as_logged(logged.rows)

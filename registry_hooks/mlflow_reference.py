@@ -23,7 +23,6 @@ from mlflow.entities import DatasetInput
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from registry_hooks.model_version import VersionDetails
 from registry_hooks.reference import LoggedData, ReferenceDataError, Unavailable
 
 ARTIFACT = "promote/reference.parquet"
@@ -43,16 +42,16 @@ class MlflowReference:
         self._uri = uri
         self._client = MlflowClient(tracking_uri=uri)
 
-    def load(self, details: VersionDetails) -> LoggedData | Unavailable:
-        if details.run_id is None:
+    def load(self, run_id: str | None) -> LoggedData | Unavailable:
+        if run_id is None:
             return Unavailable("the version has no run")
         try:
-            inputs = self._client.get_run(details.run_id).inputs
-            folder = self._client.list_artifacts(details.run_id, ARTIFACT.partition("/")[0])
+            inputs = self._client.get_run(run_id).inputs
+            folder = self._client.list_artifacts(run_id, ARTIFACT.partition("/")[0])
         except (MlflowException, requests.RequestException, OSError) as error:
-            raise ReferenceDataError(f"run {details.run_id} cannot be read: {error}", retryable=True) from error
+            raise ReferenceDataError(f"run {run_id} cannot be read: {error}", retryable=True) from error
         if any(file.path == ARTIFACT for file in folder):
-            return self._artifact(details.run_id)
+            return self._artifact(run_id)
         return _first_that_reads(_fitting_first(inputs.dataset_inputs if inputs else []))
 
     def _artifact(self, run_id: str) -> LoggedData:

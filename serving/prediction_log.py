@@ -40,9 +40,9 @@ _logger = logging.getLogger(__name__)
 _VERSION = pa.field("version", pa.int64())
 
 _PACK = 128
-"""Rows that are packed together, and"""
-_PACK_BYTES = 1_000_000
-"""how many bytes at most: what takes a fraction of a millisecond."""
+"""Requests that are packed together,"""
+_PACK_ROWS, _PACK_BYTES = 4096, 1_000_000
+"""and how many rows and bytes at most: what takes a fraction of a millisecond."""
 
 _LEFT_AFTER = 3600.0
 """Seconds after which a file that is not whole never will be: whoever wrote it was killed."""
@@ -95,7 +95,7 @@ class PredictionLog:
         self._loose: list[Served] = []
         """What is not packed yet."""
         self._loose_rows, self._full = 0, 1
-        """How many rows that are, and how many are packed."""
+        """Its rows, and how many requests are packed next."""
         self._batch = _Batch()
         self._waiting, self._bytes = 0, 0
         """Rows of what is gathered and of what is being written, and bytes of the latter."""
@@ -114,8 +114,8 @@ class PredictionLog:
             return
         with self._lock:
             self._loose.append(served)
-            self._loose_rows += served.rows or _PACK
-            if self._loose_rows >= self._full:
+            self._loose_rows += served.rows or _PACK_ROWS
+            if len(self._loose) >= self._full or self._loose_rows >= _PACK_ROWS:
                 self._gather()
 
     def close(self, seconds: float = 30.0) -> None:
@@ -140,7 +140,7 @@ class PredictionLog:
         batch.rows += rows
         batch.size += size
         self._waiting += rows
-        self._full = max(1, min(_PACK, _PACK_BYTES * rows // size, self._capacity - self._waiting))
+        self._full = max(1, min(_PACK, _PACK_BYTES * len(loose) // size, self._capacity - self._waiting))
         if batch.rows >= self._rows or batch.size >= self._memory // 2:
             self._due.set()
 
