@@ -7,6 +7,7 @@ fetched to see.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 from pipelines.client import ClientError
 from pipelines.refusal import one_line
+from registry_hooks.logged_sample import LoggedSamples
 from registry_hooks.model_version import ModelVersion
+from registry_hooks.reference import ReferenceData, ReferenceDataError
 from registry_hooks.registry import RegistryError
 from serving.current_environment import CurrentEnvironment
 from serving.image import BuildState, ImageError, ImageRequest, Proof, digest_of, server_digest
@@ -93,8 +96,16 @@ class _Bench:
         self._own = CurrentEnvironment() if wanted.own else None
         self._copy = Path()
         """The model's files, once they are here."""
+        self._server = wanted.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        """Where runs are; empty until somebody names a server or a store, because MLflow would make one here."""
+        self._run: str | None = None
         self._builder = LocalImageBuilder(
-            wanted.home, self, provider=self._own, native=wanted.native, compile_seconds=wanted.compile_seconds
+            wanted.home,
+            self,
+            provider=self._own,
+            native=wanted.native,
+            compile_seconds=wanted.compile_seconds,
+            samples=LoggedSamples(self._reference, lambda _: self._run),
         )
 
     def close(self) -> None:
@@ -103,6 +114,13 @@ class _Bench:
     def download(self, version: ModelVersion, destination: Path) -> Path:
         """What the builder calls: the files are here already, and stay, because it may have to try twice."""
         return Path(copytree(self._copy, destination / version.model))
+
+    def _reference(self) -> ReferenceData:
+        if not self._server:
+            raise ReferenceDataError("nobody said which server has the model's run", retryable=True)
+        from registry_hooks.mlflow_reference import MlflowReference
+
+        return MlflowReference(self._server)
 
     def of_folder(self, folder: Path) -> Ready:
         self._copy = folder
@@ -115,6 +133,7 @@ class _Bench:
         self._tell(f"looking up {uri}")
         uris = ModelUris(self._wanted.tracking_uri)
         named = uris.find(uri)
+        self._server, self._run = uris.server, named.run_id
         known = self._find(self._request(named.name, named.version, named.lasting)) if named.lasting else None
         if known is not None:
             return known

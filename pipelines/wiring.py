@@ -42,7 +42,7 @@ from pipelines.policies import Policies
 from pipelines.promotion import Ports, Promotion
 from pipelines.settings import Settings
 from pipelines.sql_store import SqlStore
-from registry_hooks.logged_sample import LoggedSample
+from registry_hooks.logged_sample import LoggedSamples
 from registry_hooks.mlflow_reference import MlflowReference
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.model_version import ChannelKind
@@ -225,8 +225,9 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
         left.callback(schedule.stop, wait=False)
         seconds = installation.settings.compile_seconds
         registry = installation.registry
-        sample = LoggedSample(registry, MlflowReference(installation.mlflow_uri))
-        builder = LocalImageBuilder(installation.home, registry, compile_seconds=seconds, sample=sample)
+        reference = MlflowReference(installation.mlflow_uri)
+        samples = LoggedSamples(lambda: reference, lambda version: registry.describe(version).run_id)
+        builder = LocalImageBuilder(installation.home, registry, compile_seconds=seconds, samples=samples)
         left.callback(builder.close)
         client = left.enter_context(httpx.Client())
         controller = _controller(installation, name, _ports(installation, builder, client), schedule)

@@ -37,8 +37,8 @@ _INPUT = "input."
 _LONGEST = 300
 """Characters of a reason."""
 
-_SECRET = re.compile(r"(?<=://)[^/\s@]+@|(?<=[^\s?])\?\S+")
-"""User and query of an address: signatures and passwords stand there."""
+_ADDRESS = re.compile(r"(://)(?:[^/\s@]+@)?([^\s?]*)(?:\?\S*)?")
+"""Passwords and signatures stand in an address's user and query."""
 
 
 class LoggedSamples:
@@ -113,9 +113,9 @@ def _columns(rows: pd.DataFrame) -> Iterator[tuple[str, list[object]]]:
 
 def _plain(value: object) -> object:
     """As requests have it."""
-    if isinstance(value, np.generic):
+    if isinstance(value, np.bool_ | np.integer | np.floating):
         value = value.item()
-    if value is None or value is pd.NA or value is pd.NaT:
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
         return None
     if isinstance(value, bool | int | float | str):
         return value
@@ -132,4 +132,4 @@ def _run_of_files(model: Path) -> str | None:
 
 
 def _line(text: str) -> str:
-    return _SECRET.sub("", " ".join(text.split()))[:_LONGEST]
+    return _ADDRESS.sub(r"\1\2", " ".join(text.split()))[:_LONGEST]

@@ -23,6 +23,7 @@ from mlflow.entities import DatasetInput
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from registry_hooks.mlflow_calls import bound_requests
 from registry_hooks.reference import LoggedData, ReferenceDataError, Unavailable
 
 ARTIFACT = "promote/reference.parquet"
@@ -39,6 +40,7 @@ class MlflowReference:
     """Implements `ReferenceData` on an MLflow tracking server."""
 
     def __init__(self, uri: str) -> None:
+        bound_requests()
         self._uri = uri
         self._client = MlflowClient(tracking_uri=uri)
 

@@ -21,6 +21,8 @@ from registry_hooks.registry import RegistryError, UnknownVersion
 _REGISTERED = re.compile(r"models:/(?P<name>[^/]+?)(?:/(?P<which>[^/]+)|@(?P<alias>[^/@]+))?")
 """A name with a version, a stage, ``latest`` or an alias; alone it is the id of a logged model."""
 
+_OF_RUN = re.compile(r"runs:/+(?P<run>[^/]+)/")
+
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
@@ -33,6 +35,8 @@ class NamedModel:
     """The same in exact words: an alias or a stage stands for a version."""
     lasting: str
     """Names the content for good; empty where that may change under the same URI."""
+    run_id: str | None = None
+    """The run that made it, where the URI or the registry tells."""
 
 
 class ModelUris:
@@ -41,27 +45,28 @@ class ModelUris:
     def __init__(self, tracking_uri: str | None = None) -> None:
         """At the MLflow server or store `tracking_uri`, else at the one that MLflow's own settings name."""
         bound_requests()
-        self._server = tracking_uri or mlflow.get_tracking_uri()
-        self._client = MlflowClient(self._server, self._server)
+        self.server = tracking_uri or mlflow.get_tracking_uri()
+        self._client = MlflowClient(self.server, self.server)
 
     def find(self, uri: str) -> NamedModel:
         if not uri.startswith("models:"):
-            return NamedModel(_last(uri), 0, uri, "")
+            return NamedModel(_last(uri), 0, uri, "", _run(uri))
         asked = _REGISTERED.fullmatch(uri)
         if asked is None:
             forms = "models:/churn/7, models:/churn/Production, models:/churn/latest or models:/churn@champion"
             raise RegistryError(f"{uri} names no model; write {forms}", retryable=False)
         if asked["which"] is None and asked["alias"] is None:
-            return NamedModel(_last(uri), 0, uri, f"{self._server} {uri}")
+            return NamedModel(_last(uri), 0, uri, f"{self.server} {uri}")
         with translated(f"looking up {uri}"):
             found = self._version(asked)
         exact = f"models:/{found.name}/{found.version}"
-        return NamedModel(found.name, int(found.version), exact, f"{self._server} {exact} {found.creation_timestamp}")
+        lasting = f"{self.server} {exact} {found.creation_timestamp}"
+        return NamedModel(found.name, int(found.version), exact, lasting, found.run_id or None)
 
     def download(self, model: NamedModel, destination: Path) -> Path:
         """The folder below `destination` that holds ``MLmodel``."""
         with translated(f"downloading {model.uri}"):
-            return fetch(self._place(model), str(destination), self._server)
+            return fetch(self._place(model), str(destination), self.server)
 
     def _place(self, model: NamedModel) -> str:
         """Where the files are. (MLflow would look its own URIs up at the server of its settings only.)"""
@@ -85,6 +90,11 @@ class ModelUris:
 
 def _in(version: MlflowVersion, which: str) -> bool:
     return which.lower() in ("latest", str(version.current_stage).lower())
+
+
+def _run(uri: str) -> str | None:
+    named = _OF_RUN.match(uri)
+    return named["run"] if named else None
 
 
 def _last(uri: str) -> str:

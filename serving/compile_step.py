@@ -7,6 +7,7 @@ still served as it is, and the plan says why; only a model that cannot be used a
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from registry_hooks.reference import Sample
 from serving.image import ImageError, Proof, digest_of_file
 from serving.runtime.plan import FILE, Plan, read
 
@@ -39,8 +41,8 @@ class CompileStep:
     ) -> str:
         """Write the plan, with a compiled model where that can be proved right; why it could not be tried, or nothing.
 
-        `python` has the converters, `rows` are lines of JSON that the proof takes as well. `ImageError` where the model
-        cannot be used.
+        `python` has the converters, `rows` is a file of `write_rows` that the proof takes as well. `ImageError` where
+        the model cannot be used.
         """
         known = ["--rows", str(rows)] if rows else []
         command = [str(python), "-m", "serving.compiling", str(model), str(plan), *known]
@@ -111,6 +113,12 @@ def proof_of(folder: Path) -> Proof:
     return _proof(plan, folder)
 
 
+def write_rows(sample: Sample, file: Path) -> Path:
+    """`file`, as the step reads it."""
+    file.write_text(json.dumps({"told": sample.told, "columns": sample.columns, "rows": sample.rows}))
+    return file
+
+
 def _proof(plan: Plan, folder: Path) -> Proof:
     written = folder / "proof.json"
     return Proof(
@@ -121,6 +129,7 @@ def _proof(plan: Plan, folder: Path) -> Proof:
         model=plan.compiled.digest if plan.compiled else "",
         proof=digest_of_file(written) if written.exists() else "",
         signature=plan.signature,
+        data=json.loads(written.read_text()).get("data set", "") if written.exists() else "",
     )
 
 

@@ -74,6 +74,8 @@ class Proof:
     """SHA-256 of the compiled model."""
     signature: bool = True
     """Whether the model says what its requests look like."""
+    data: str = ""
+    """One line: how many of those rows are of a data set that the version's run logged, or why none are."""
 
     def __str__(self) -> str:
         return f"compiled, parity on {self.rows:,} rows" if self.compiled else f"native: {self.why}"

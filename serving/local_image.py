@@ -14,15 +14,16 @@ import logging
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from registry_hooks.model_version import ModelVersion
+from registry_hooks.reference import Sample, Samples
 from registry_hooks.registry import RegistryError
-from serving.compile_step import CompileStep, proof_of
+from serving.compile_step import CompileStep, proof_of, write_rows
 from serving.environment import Environments, Interpreters, Provider, variables
 from serving.image import BuildState, ImageError, ImageRequest, ImageStatus, Proof, copy_server, digest_of
 from serving.workshop import clear, workshop
@@ -82,14 +83,6 @@ class Downloads(Protocol):
         ...
 
 
-class Sample(Protocol):
-    """Where rows are to be had that a version is known to have met."""
-
-    def write(self, version: ModelVersion, file: Path) -> str:
-        """Write some as lines of JSON; why there are none, or nothing."""
-        ...
-
-
 class LocalImageBuilder:
     """`ImageBuilder` for this machine, everything below `home`."""
 
@@ -102,19 +95,19 @@ class LocalImageBuilder:
         compile_seconds: float = 120.0,
         provider: Provider | None = None,
         native: bool = False,
-        sample: Sample | None = None,
+        samples: Samples | None = None,
     ) -> None:
         """At most `builders` images are built at the same time, each compiled in at most `compile_seconds`.
 
         Environments are made below `home` unless there is another `provider`; where `native`, nothing is compiled;
-        what is compiled is also tried on rows of the `sample`.
+        what is compiled is also tried on rows of the `samples`.
         """
         self._home = home.absolute()
         self._registry = registry
         self._provider = provider or Environments(self._home)
         self._step = CompileStep(compile_seconds)
         self._native = native
-        self._sample = sample
+        self._samples = samples
         self._pool = ThreadPoolExecutor(builders, "image")
         self._under_way: dict[str, str] = {}
         self._guard = threading.Lock()
@@ -147,6 +140,8 @@ class LocalImageBuilder:
         """End the builds under way; they are missing afterwards."""
         self._closing.set()
         self._provider.close()
+        if self._samples is not None:
+            self._samples.close()
         self._step.stop()
         self._pool.shutdown(cancel_futures=True)
 
@@ -186,10 +181,11 @@ class LocalImageBuilder:
         same = self._home / "images" / f".{_name(parts | {'native': python.why})}"
         if (known := self._known(same)) is not None:
             return _ready(*known, python)
+        rows = self._sampled(request.version, model, tell) if python.compiling else None
         tell("compiling" if python.compiling else "loading the model")
-        lasting = self._planned(python, image, self._rows(request.version, folder) if python.compiling else None)
+        lasting = self._planned(python, image, write_rows(rows, folder / "rows.json") if rows else None)
         digest = self._assembled(image, parts, python)
-        if lasting:
+        if lasting and not (rows and rows.retryable):
             _write(same, digest)
         return _ready(digest, proof_of(self._home / "images" / digest / "plan"), python)
 
@@ -202,15 +198,12 @@ class LocalImageBuilder:
         image = LocalImage.find(self._home, digest)
         return (digest, image.proof) if image else None
 
-    def _rows(self, version: ModelVersion, folder: Path) -> Path | None:
-        """Rows that the version is known to have met, where they can be had."""
-        if self._sample is None:
+    def _sampled(self, version: ModelVersion, model: Path, tell: Callable[[str], None]) -> Sample | None:
+        """Rows that the version is known to have met."""
+        if self._samples is None:
             return None
-        file = folder / "rows.jsonl"
-        why = self._sample.write(version, file)
-        if why:
-            _logger.info("%s is compiled without rows of its data set: %s", version, why)
-        return None if why else file
+        tell("reading the data set of the model's run")
+        return self._samples.take(version, model)
 
     def _planned(self, python: Interpreters, image: Path, rows: Path | None) -> bool:
         """Write the plan of the model; whether it would come out the same another time."""

@@ -40,9 +40,7 @@ def _asked(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for the plan and the compiled model")
     parser.add_argument("--native", action="store_true", help="compile nothing, only look at the model")
     parser.add_argument("--why", default="", help="why nothing is to be compiled, for the plan")
-    parser.add_argument(
-        "--rows", type=Path, help="rows that the model is known to meet, as lines of JSON, for the proof"
-    )
+    parser.add_argument("--rows", type=Path, help="file of rows that the model is known to meet, for the proof")
     return parser.parse_args(arguments)
 
 

@@ -16,7 +16,7 @@ from mlflow.pyfunc import PyFuncModel
 from serving.compiling.conversion import Loaded, NotConvertible, NotProved
 from serving.compiling.describing import describe
 from serving.compiling.hints import Hints
-from serving.compiling.met_rows import read_rows
+from serving.compiling.met_rows import Met, read_met
 from serving.compiling.probing import Probed, probe
 from serving.compiling.rows import Native, results_of, rows_of
 from serving.compiling.telling import told
@@ -32,15 +32,16 @@ class UnusableModel(Exception):
 def build(folder: Path, out: Path, native: bool = False, why: str = "", rows: Path | None = None) -> str:
     """Write the plan of the model in `folder` to `out`, and the compiled model if there is one; one line about it.
 
-    With `native` nothing is compiled, and `why` is the reason that the plan gives. The proof also takes the lines of
-    JSON in `rows`.
+    With `native` nothing is compiled, and `why` is the reason that the plan gives. The proof also takes what is in
+    `rows`, as `read_met` has it.
     """
     pyfunc = _loaded(folder)
     plan = describe(pyfunc.metadata)
     example = _example(pyfunc, folder)
     if plan.typed:
         model = _Model(folder, pyfunc, _raw(pyfunc), plan, None if example is None else rows_of(example, plan))
-        plan = model.looked_at(why or "compiling was not asked for") if native else model.compiled(out, rows)
+        met = read_met(rows) if rows else Met()
+        plan = model.looked_at(why or "compiling was not asked for") if native else model.compiled(out, met)
     plan.write(out)
     return f"The compiled path is {'on' if plan.compiled else 'off'}: {plan.why}."
 
@@ -89,13 +90,13 @@ class _Model:
         """The plan of a model that is served natively."""
         return _native(probe(self._native, self.plan, self.example, self._hints()), why)
 
-    def compiled(self, out: Path, rows: Path | None) -> Plan:
+    def compiled(self, out: Path, met: Met) -> Plan:
         """The plan with a compiled model, or with the reason why there is none."""
         hints = self._hints()
-        probed = probe(self._native, self.plan, self.example, hints)
+        example = self.example or met.some(self.plan)
+        probed = probe(self._native, self.plan, example, hints)
         try:
-            met = read_rows(rows, probed.plan) if rows else None
-            return _certified(self._loaded(probed), met, self.example, hints, out)
+            return _certified(self._loaded(probed), met, example, hints, out)
         except (NotConvertible, NotProved) as error:
             return _native(probed, str(error))
 
@@ -121,7 +122,7 @@ class _Model:
         return Loaded(self.folder, self.pyfunc, self.raw, probed.plan, probed.base, results, answer.frame)
 
 
-def _certified(loaded: Loaded, met: Rows | None, example: Rows | None, hints: Hints, out: Path) -> Plan:
+def _certified(loaded: Loaded, met: Met, example: Rows | None, hints: Hints, out: Path) -> Plan:
     try:
         from serving.compiling.certifying import certified  # what is served natively has no ONNX Runtime
     except ImportError as error:

@@ -15,7 +15,8 @@ from serving.compiling.conversion import Conversion, Loaded, NotConvertible, Not
 from serving.compiling.drawing import SEED, Drawing
 from serving.compiling.flavors import converter
 from serving.compiling.hints import Hints
-from serving.compiling.proof import Proof, Prover
+from serving.compiling.met_rows import Met
+from serving.compiling.proof import LOGGED, Proof, Prover
 from serving.compiling.rows import Native
 from serving.compiling.telling import told
 from serving.runtime.compiled import CompiledModel
@@ -31,7 +32,7 @@ _PACKAGES = (
 )
 
 
-def certified(loaded: Loaded, met: Rows | None, example: Rows | None, hints: Hints, out: Path) -> Plan:
+def certified(loaded: Loaded, met: Met, example: Rows | None, hints: Hints, out: Path) -> Plan:
     """`met`: rows that the model is known to meet.
 
     `NotConvertible` or `NotProved` where there is no compiled model, and then no file of one.
@@ -43,17 +44,23 @@ def certified(loaded: Loaded, met: Rows | None, example: Rows | None, hints: Hin
         raise
 
 
-def _certified(loaded: Loaded, met: Rows | None, example: Rows | None, hints: Hints, out: Path) -> Plan:
+def _certified(loaded: Loaded, met: Met, example: Rows | None, hints: Hints, out: Path) -> Plan:
     conversion = _converted(loaded)
     plan = replace(loaded.plan, compiled=_written(conversion, out))
     prover = Prover(
         Native(loaded.pyfunc, plan), _opened(out, plan), conversion.tolerance, Drawing(plan, example, hints)
     )
-    proof = prover.prove(loaded.base, conversion.edges, met)
+    fitting = met.fitting(loaded.plan)
+    proof = prover.prove(loaded.base, conversion.edges, fitting.rows)
     compiled = replace(_written(conversion, out), rows=proof.total)
-    (out / PROOF).write_text(json.dumps(_told(proof, compiled), indent=1))
+    (out / PROOF).write_text(json.dumps(_told(proof, compiled) | {"data set": fitting.told}, indent=1))
+    return replace(plan, compiled=compiled, why=_why(proof))
+
+
+def _why(proof: Proof) -> str:
+    logged = f", {proof.rows[LOGGED]} of them of its data set" if LOGGED in proof.rows else ""
     apart = f", scores within {proof.largest:.1g}" if proof.largest else ""
-    return replace(plan, compiled=compiled, why=f"it answered {proof.total} rows as the model itself does{apart}")
+    return f"it answered {proof.total} rows as the model itself does{logged}{apart}"
 
 
 def _converted(loaded: Loaded) -> Conversion:

@@ -33,6 +33,10 @@ FEWEST = 2000
 """Fewer rows of columns that both answered prove nothing."""
 
 
+LOGGED = "logged"
+"""What rows are called that the model is known to meet."""
+
+
 @dataclass(slots=True)
 class Proof:
     """What was compared."""
@@ -76,7 +80,7 @@ class Prover:
     def _batches(self, base: Rows, edges: Sequence[Edge], met: Rows | None) -> Iterator[tuple[str, Rows]]:
         yield "known", base
         if met is not None:
-            yield "logged", met
+            yield LOGGED, met
         yield "ordinary", self.drawing.ordinary(ORDINARY)
         yield ("edges", self.drawing.edges(EDGES, edges)) if edges else ("ordinary", self.drawing.ordinary(EDGES))
         strange = self.drawing.extremes(EXTREMES)

@@ -23,7 +23,7 @@ from sklearn.linear_model import LinearRegression
 from serving.compiling.conversion import Edge, NotProved
 from serving.compiling.drawing import Drawing
 from serving.compiling.hints import Hints
-from serving.compiling.met_rows import read_rows
+from serving.compiling.met_rows import Fitting, Met
 from serving.compiling.probing import probe
 from serving.compiling.proof import Prover
 from serving.runtime.compiled import CompiledModel
@@ -261,26 +261,26 @@ def test_what_only_a_row_of_the_data_set_shows_is_caught(shelf: Shelf, tmp_path:
     usual, telling = {"number_0": 1.0, "number_1": 2.0}, {"number_0": 12.34, "number_1": 0.5, "target": 1}
 
     _proved(result, broken, ())
-    _proved(result, broken, (), _met(result, tmp_path, usual))
+    _proved(result, broken, (), _met(result, usual).rows)
     with pytest.raises(NotProved, match=r"for number_0=12\.34, number_1=0\.5"):
-        _proved(result, broken, (), _met(result, tmp_path, usual, telling))
+        _proved(result, broken, (), _met(result, usual, telling).rows)
 
 
 def test_rows_that_do_not_fit_the_model_are_left_out(light_model: Path, tmp_path: Path) -> None:
     result = built(light_model, tmp_path)
-    (right,) = customers(1, seed=5).to_dict("records")
+    (right,) = customers(1, seed=5).assign(target="x").to_dict("records")
 
-    found = _met(result, tmp_path, right, right | {"number_0": None}, right | {"count_0": 4.0, "target": "x"})
-    assert found is not None
-    assert (found.count, found.columns["count_0"].tolist()) == (2, [right["count_0"], 4])
-    assert _met(result, tmp_path, {"number_0": 1}) is None
-    assert _met(result, tmp_path, right | {"number_0": "many"}) is None
+    found = _met(result, right, right | {"number_0": None}, right | {"count_0": 4.0}, right | {"count_0": 4.5})
+    assert found.rows is not None
+    assert found.rows.columns["count_0"].tolist() == [right["count_0"], 4]
+    assert found.told.startswith('2 rows of customers.csv; not fitting: 2, the first by column "number_0": expected')
+    assert "it has no column " in _met(result, {"number_0": 1}).told
+    assert _met(result, right | {"number_0": "many"}).rows is None
 
 
-def _met(result: Built, folder: Path, *rows: Mapping[Any, Any]) -> Rows | None:
-    file = folder / "rows.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return read_rows(file, result.plan)
+def _met(result: Built, *rows: Mapping[Any, Any]) -> Fitting:
+    columns = tuple(rows[0])
+    return Met("customers.csv", columns, tuple([row[name] for name in columns] for row in rows)).fitting(result.plan)
 
 
 def _wrong_for_12_34(file: Path) -> bytes:

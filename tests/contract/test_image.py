@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from registry_hooks.model_version import ModelVersion
+from registry_hooks.reference import Sample
 from registry_hooks.registry import RegistryError
 from serving.environment import Environments, Interpreters
 from serving.image import BuildState, ImageBuilder, ImageError, ImageRequest, ImageStatus, server_digest
@@ -306,26 +307,39 @@ def test_a_model_whose_compiling_ends_badly_is_served_as_it_is(
     builder.close()
 
 
-class Sample:
-    """Rows for every version, or a reason why there are none."""
+class FixedSamples:
+    """Implements `Samples`: the same for every version."""
 
-    def __init__(self, rows: str, why: str = "") -> None:
-        self._rows, self._why = rows, why
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
 
-    def write(self, version: ModelVersion, file: Path) -> str:
-        file.write_text(self._rows)
-        return self._why
+    def take(self, version: ModelVersion, model: Path) -> Sample:
+        return self._sample
+
+    def close(self) -> None:
+        pass
 
 
-@pytest.mark.parametrize(("why", "logged"), [("", 2), ("the source is gone", None)])
+CUSTOMERS = Sample("data set customers", ("tenure", "charges", "left"), ((3, 80.5, 1), (30, 20, 0), ("?", 1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("sample", "logged", "told"),
+    [
+        (CUSTOMERS, 2, '2 rows of data set customers; not fitting: 1, the first by column "tenure": expected'),
+        (Sample("data set customers", ("tenure",), ((3,),)), None, "is not used: it has no column charges"),
+        (Sample("its source is gone"), None, "no data set: its source is gone"),
+    ],
+    ids=["read", "other columns", "gone"],
+)
 def test_rows_that_a_version_has_met_are_part_of_its_proof(
-    empty_home: Path, churn_model: Path, why: str, logged: int | None
+    empty_home: Path, churn_model: Path, sample: Sample, logged: int | None, told: str
 ) -> None:
-    rows = '{"tenure": 3, "charges": 80.5, "left": 1}\n{"tenure": 30, "charges": 20}\n'
-    builder = LocalImageBuilder(empty_home, FolderRegistry({"churn": churn_model}), sample=Sample(rows, why))
+    builder = LocalImageBuilder(empty_home, FolderRegistry({"churn": churn_model}), samples=FixedSamples(sample))
     ready = built(builder, request_for("churn"))
     assert ready.proof
     assert ready.proof.compiled
+    assert told in ready.proof.data
     (proof,) = (empty_home / "images").glob("*/plan/proof.json")
     assert json.loads(proof.read_text())["rows"].get("logged") == logged
     builder.close()

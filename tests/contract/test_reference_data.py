@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +13,7 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import DatasetInput, InputTag
 
-from registry_hooks.logged_sample import LoggedSample
 from registry_hooks.mlflow_reference import ARTIFACT, MlflowReference
-from registry_hooks.mlflow_registry import MlflowRegistry
-from registry_hooks.model_version import ModelVersion, VersionDetails
 from registry_hooks.reference import LoggedData, ReferenceDataError, Unavailable
 from tests.fixtures.drift import Receiver
 from tests.fixtures.registry import MlflowServer
@@ -50,12 +45,8 @@ def log(client: MlflowClient) -> Log:
     return make
 
 
-def details(run_id: str | None) -> VersionDetails:
-    return VersionDetails(ModelVersion("churn", 7), run_id, "", "READY", None, (), {}, datetime.now(UTC))
-
-
 def load(server: MlflowServer, run_id: str | None) -> LoggedData | Unavailable:
-    return MlflowReference(server.uri).load(details(run_id))
+    return MlflowReference(server.uri).load(run_id)
 
 
 def saved(rows: pd.DataFrame, path: Path) -> str:
@@ -132,22 +123,3 @@ def test_nothing_was_logged(mlflow_server: MlflowServer, log: Log) -> None:
 def test_a_run_that_cannot_be_read(mlflow_server: MlflowServer) -> None:
     with pytest.raises(ReferenceDataError):
         load(mlflow_server, "0" * 32)
-
-
-def test_a_sample_is_rows_from_all_over_the_data_set_by_the_models_names(
-    mlflow_server: MlflowServer, client: MlflowClient, log: Log, tmp_path: Path
-) -> None:
-    rows = pd.DataFrame({"input.tenure": range(5000), "when": pd.Timestamp("2026-01-01")})
-    run_id = log(training=from_pandas(rows, source=saved(rows, tmp_path / "a.parquet")))
-    name, registry = f"sampled-{uuid.uuid4().hex}", MlflowRegistry(mlflow_server.uri)
-    client.create_registered_model(name)
-    client.create_model_version(name, "s3://nowhere/model", run_id)
-    client.create_model_version(name, "s3://nowhere/model")
-    sample, file = LoggedSample(registry, MlflowReference(mlflow_server.uri)), tmp_path / "rows.jsonl"
-
-    assert sample.write(ModelVersion(name, 1), file) == ""
-    found = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [row["tenure"] for row in found] == list(range(0, 5000, 5))
-    assert found[0]["when"].startswith("2026-01-01")
-    assert sample.write(ModelVersion(name, 2), file) == "the version has no run"
-    assert "not found" in sample.write(ModelVersion(name, 3), file)

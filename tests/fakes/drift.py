@@ -16,7 +16,7 @@ from monitoring.drift import Comparison, DriftPolicy, calibrate
 from monitoring.drift_report import DriftReport
 from monitoring.notify import Alert
 from monitoring.served_rows import ServedRowsError
-from registry_hooks.model_version import ModelVersion, VersionDetails
+from registry_hooks.model_version import ModelVersion
 from registry_hooks.reference import LoggedData, ReferenceDataError, Unavailable
 
 
@@ -45,10 +45,10 @@ class FakeReferenceData:
     logged: dict[str, LoggedData] = field(default_factory=dict)
     broken: bool = False
 
-    def load(self, details: VersionDetails) -> LoggedData | Unavailable:
+    def load(self, run_id: str | None) -> LoggedData | Unavailable:
         if self.broken:
             raise ReferenceDataError("the run cannot be read: it is broken", retryable=True)
-        return self.logged.get(details.run_id or "", Unavailable("no data set was logged with the run"))
+        return self.logged.get(run_id or "", Unavailable("no data set was logged with the run"))
 
 
 class FakeDriftReporter:

@@ -18,7 +18,15 @@ from registry_hooks.model_version import Channel
 from serving.image import BuildState, ImageStatus, Proof
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-COMPILED = Proof(compiled=True, why="it answered as it should", rows=2314, tolerance=1e-6, proof="p", model="m")
+COMPILED = Proof(
+    compiled=True,
+    why="it answered as it should",
+    rows=2314,
+    tolerance=1e-6,
+    proof="p",
+    model="m",
+    data="12 rows of data set customers",
+)
 NATIVE = Proof(compiled=False, why="nothing compiles models of the flavour prophet")
 UNSIGNED = Proof(compiled=False, why="the model has no signature", signature=False)
 
@@ -56,6 +64,7 @@ def test_the_evidence_has_the_whole_proof() -> None:
         "proof": "p",
         "model": "m",
         "signature": True,
+        "data": "12 rows of data set customers",
     }
 
 
