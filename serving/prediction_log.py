@@ -45,7 +45,9 @@ _PACK_ROWS, _PACK_BYTES = 4096, 1_000_000
 """and how many rows and bytes at most: what takes a fraction of a millisecond."""
 
 _LEFT_AFTER = 3600.0
-"""Seconds after which a file that is not whole never will be: whoever wrote it was killed."""
+"""Seconds after which a file that is not whole never will be: its writer was killed. So often it is looked for."""
+
+_DAY = 86400.0
 
 _ALL = 2**64
 """Positions of requests are below it."""
@@ -103,8 +105,8 @@ class PredictionLog:
         self._due, self._ends = threading.Event(), threading.Event()
         self._closed = False
         """Whether nothing is written any more."""
-        self._swept = ""
-        """The last folder that was looked through for what others left."""
+        self._swept = -math.inf
+        """When it was looked last for what others left."""
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -168,8 +170,8 @@ class PredictionLog:
             table = tabulate(packs, odd, self._origin.revision, self._privacy)
             self._store(table, last)
         except Exception as error:  # noqa: BLE001 - storages raise their libraries' own
-            self.trouble = f"rows of the prediction log were lost: {error}"
-            _logger.warning("%d %s", rows, self.trouble)
+            self.trouble = f"rows of the prediction log were lost: {_why(error)}"
+            _logger.warning("%d rows of the prediction log were lost: %s", rows, error)
             with self._lock:
                 self.dropped += rows
         else:
@@ -178,14 +180,14 @@ class PredictionLog:
 
     def _store(self, table: pa.Table, last: float) -> None:
         """A file appears whole: it has another name until it is."""
-        day = time.strftime("%Y-%m-%d", time.gmtime(last))
-        folder = f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}"
+        folder, now = self._day(last), time.time()
         name = f"{int(last * 1e6):017d}-{uuid.uuid4().hex[:12]}.parquet"
         self._files.makedirs(folder, exist_ok=True)
-        if folder != self._swept:
-            self._sweep(folder)
-            self._swept = folder
-        unfinished = f"{folder}/.{int(time.time() * 1e6):017d}-{name}"
+        if now >= self._swept + _LEFT_AFTER:
+            self._swept = now
+            self._sweep(self._day(last - _DAY), now - _LEFT_AFTER)
+            self._sweep(folder, now - _LEFT_AFTER)
+        unfinished = f"{folder}/.{int(now * 1e6):017d}-{name}"
         try:
             with self._files.open(unfinished, "wb") as file:
                 file.write(_parquet(table))
@@ -195,13 +197,18 @@ class PredictionLog:
                 self._files.rm(unfinished)
             raise
 
-    def _sweep(self, folder: str) -> None:
+    def _day(self, at: float) -> str:
+        day = time.strftime("%Y-%m-%d", time.gmtime(at))
+        return f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}"
+
+    def _sweep(self, folder: str, before: float) -> None:
         """Remove what writers left that were killed while they wrote. Never a reason not to write."""
-        old = time.time() - _LEFT_AFTER
         try:
             for path in map(str, self._files.ls(folder, detail=False)):
-                if _begun(path.rsplit("/", 1)[1]) < old:
+                if _begun(path.rsplit("/", 1)[1]) < before:
                     self._files.rm(path)
+        except FileNotFoundError:
+            pass  # nothing was written on that day, or another writer was quicker
         except Exception as error:  # noqa: BLE001 - storages raise their libraries' own
             _logger.debug("%s was not looked through: %s", folder, error)
 
@@ -216,6 +223,11 @@ def _parquet(table: pa.Table) -> pa.Buffer:
 def _with_few_values(table: pa.Table) -> list[str]:
     """Columns for which Parquet keeps a dictionary. For numbers it takes more time than all the rest."""
     return [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "request_id"]
+
+
+def _why(error: Exception) -> str:
+    """The same for every file, so that whoever is told tells it once."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _begun(name: str) -> float:

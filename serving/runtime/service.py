@@ -85,7 +85,7 @@ class Service:
         health = self._health()
         if not self._started or not health.ready:
             return State.STARTING
-        return State.DEGRADED if health.trouble else State.READY
+        return State.DEGRADED if health.trouble or self._lost() else State.READY
 
     @property
     def loaded(self) -> bool:
@@ -113,8 +113,8 @@ class Service:
 
     def told(self) -> dict[str, Any]:
         """What the server says of itself."""
-        origin, health = self.settings.origin, self._health()
-        warnings = [] if self.plan.signature else ["the model has no signature: inputs are typed as they come"]
+        origin = self.settings.origin
+        unsigned = "" if self.plan.signature else "the model has no signature: inputs are typed as they come"
         return {
             "status": self.state.value,
             "model": origin.model,
@@ -123,7 +123,7 @@ class Service:
             "signature": self.plan.signature,
             "path": "compiled" if self.compiled else "native",
             "why": self.plan.why,
-            "warnings": [*warnings, health.trouble] if health.trouble else warnings,
+            "warnings": [warning for warning in (unsigned, self._lost(), self._health().trouble) if warning],
         }
 
     @property
@@ -146,6 +146,10 @@ class Service:
         if self._engine is not None:
             ends.append(self._engine.close())
         await asyncio.gather(*ends)
+
+    def _lost(self) -> str:
+        """Why the prediction log is not written."""
+        return self.log.trouble if self.log is not None else ""
 
     def _health(self) -> Health:
         return self._engine.health() if self._engine else Health(ready=False)

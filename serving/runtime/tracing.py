@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from importlib import import_module
+from threading import Thread
 from typing import Any
 
 from serving.prediction_log_entry import Origin
@@ -19,6 +20,9 @@ from serving.runtime.exchange import ServingError
 from serving.runtime.routes import Asked, Protocol, Reply
 
 _VARIABLE = "OTEL_TRACES_EXPORTER"
+
+_SEND_SECONDS = 1.0
+"""How long the end of the server waits for spans to be sent; by itself, OpenTelemetry waits half a minute."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,9 +51,11 @@ class Tracing:
         return protocol if self.provider is None else changed(protocol, answer=self._around(protocol.answer))
 
     def close(self) -> None:
-        """Send what was not sent yet."""
+        """Send what was not sent yet, if somebody takes it soon."""
         if self.provider is not None:
-            self.provider.shutdown()
+            sending = Thread(target=self.provider.shutdown, name="traces", daemon=True)
+            sending.start()
+            sending.join(_SEND_SECONDS)
 
     def _around(self, answer: Callable[[Asked], Awaitable[Reply]]) -> Callable[[Asked], Awaitable[Reply]]:
         from opentelemetry.trace import SpanKind, Status, StatusCode

@@ -384,14 +384,51 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     return True
 
 
+def left_behind(whole: Path, at: float) -> Path:
+    """What a writer leaves beside that file if it is killed while it writes at that time."""
+    left = whole.with_name(f".{int(at * 1e6):017d}-{whole.name}")
+    left.write_bytes(b"PAR1")
+    return left
+
+
 def test_the_next_writer_removes_what_a_killed_one_left_but_nothing_that_may_still_be_written(tmp_path: Path) -> None:
-    write(str(tmp_path), served({"n": [1]}, [0.5]))
-    (file,) = tmp_path.rglob("*.parquet")
+    write(str(tmp_path), served({"n": [0]}, [0.5], NOON - timedelta(days=1)), served({"n": [1]}, [0.5]))
+    yesterdays, todays = sorted(tmp_path.rglob("*.parquet"))
     now = time.time()
-    left, young, other = (file.with_name(f".{int(at * 1e6):017d}-{file.name}") for at in (now - 4000, now - 3000, now))
-    for path in (left, young, other):
-        path.write_bytes(b"PAR1")
+    old = [left_behind(file, now - 4000) for file in (yesterdays, todays)]
+    young = [left_behind(file, now - seconds) for file in (yesterdays, todays) for seconds in (3000, 0)]
     write(str(tmp_path), served({"n": [2]}, [0.5]))
 
-    assert (left.exists(), young.exists(), other.exists()) == (False, True, True)
-    assert sorted(read(str(tmp_path), ORIGIN.model)["input.n"].to_pylist()) == [1, 2]
+    assert [path for path in old if path.exists()] == []
+    assert [path for path in young if not path.exists()] == []
+    assert sorted(read(str(tmp_path), ORIGIN.model)["input.n"].to_pylist()) == [0, 1, 2]
+
+
+def test_what_was_too_young_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed server is usually followed by another one at once."""
+    monkeypatch.setattr("serving.prediction_log._LEFT_AFTER", 1.5)
+    write(str(tmp_path), served([1], [1]))
+    (file,) = tmp_path.rglob("*.parquet")
+    log = PredictionLog(str(tmp_path), ORIGIN, seconds=0.01)
+    left = left_behind(file, time.time())
+    log.put(served([1], [1]))
+    assert eventually(lambda: log.written == 1)
+    assert left.exists()
+
+    def gone() -> bool:
+        log.put(served([1], [1]))
+        return not left.exists()
+
+    assert eventually(gone)
+    log.close()
+    assert log.dropped == 0
+
+
+def test_a_folder_that_cannot_be_looked_through_is_written_to(tmp_path: Path) -> None:
+    write(str(tmp_path), served([1], [1]))
+    (file,) = tmp_path.rglob("*.parquet")
+    left = file.with_name(f".{int((time.time() - 4000) * 1e6):017d}-{file.name}")
+    (left / "not a file").mkdir(parents=True)
+    write(str(tmp_path), served([2], [1]))
+    assert read(str(tmp_path), ORIGIN.model).num_rows == 2
+    assert left.exists()
