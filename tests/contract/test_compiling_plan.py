@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 
+from serving.compiling.building import build
 from serving.compiling.conversion import Edge, NotProved
 from serving.compiling.drawing import Drawing
 from serving.compiling.hints import Hints
@@ -276,6 +278,22 @@ def test_rows_that_do_not_fit_the_model_are_left_out(light_model: Path, tmp_path
     assert found.told.startswith('2 rows of customers.csv; not fitting: 2, the first by column "number_0": expected')
     assert "it has no column " in _met(result, {"number_0": 1}).told
     assert _met(result, right | {"number_0": "many"}).rows is None
+
+
+def test_rows_of_the_data_set_stand_for_an_input_example(shelf: Shelf, tmp_path: Path) -> None:
+    """Without either, nothing tells which words the model knows."""
+    words = pd.DataFrame({"x": [1.5, 2.5], "word": ["Ulm", "Bonn"]})
+    folder = _class(shelf, "knowing", "assert set(rows.word) <= {'Ulm', 'Bonn'}\nreturn rows.x.tolist()", words)
+    about = folder / "MLmodel"
+    about.write_text(re.sub(r"saved_input_example_info:\n(  .*\n)+", "", about.read_text()))
+    rows = [[float(number), word] for number, word in enumerate(["Ulm", "Bonn"] * 200)]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps({"told": "words.csv", "columns": ["x", "word"], "rows": rows}))
+
+    assert "no rows that it predicts" in built(folder, tmp_path / "without").plan.why
+    with quiet():
+        build(folder, tmp_path / "with", rows=file)
+    assert read(tmp_path / "with").batching
 
 
 def _met(result: Built, *rows: Mapping[Any, Any]) -> Fitting:

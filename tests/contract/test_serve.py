@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import DatasetInput
 
 from pipelines import serve_process
 from pipelines.cli_serve import curl, example
@@ -156,6 +159,24 @@ def run_to_its_end(home: Path, *words: str) -> str:
         return str(said)
 
 
+@pytest.mark.filterwarnings("ignore:The specified dataset source can be interpreted:UserWarning")
+def test_the_data_set_of_the_models_run_is_part_of_the_proof(
+    home: Path, mlflow_server: MlflowServer, churn_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "customers.csv").write_text("tenure,charges,left\n3,80.5,1\n400,-1,0\n")
+    client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
+    run = client.create_run("0").info.run_id
+    frame = pd.read_csv(tmp_path / "customers.csv")
+    data = from_pandas(frame, source=str(tmp_path / "customers.csv"))._to_mlflow_entity()
+    client.log_inputs(run, [DatasetInput(data)])
+    of_run = shutil.copytree(churn_model, tmp_path / "churn")
+    with (of_run / "MLmodel").open("a") as about:
+        about.write(f"run_id: {run}\n")
+    with serving(home, of_run, "--tracking-uri", mlflow_server.uri) as served:
+        assert "2 of them of its data set" in served.told["why"]
+        assert served.end() == 0
+
+
 def test_a_logged_model_is_downloaded_by_its_id(mlflow_server: MlflowServer, bare_model: Path, tmp_path: Path) -> None:
     client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
     logged = client.create_logged_model("0", "bare")
@@ -206,6 +227,12 @@ def test_what_mlflow_does_not_have_is_refused(home: Path, mlflow_server: MlflowS
 def test_a_uri_stands_for_something_exact(mlflow_server: MlflowServer, registered: str, uri: str, exact: str) -> None:
     del registered
     assert ModelUris(mlflow_server.uri).find(uri).uri == exact
+
+
+def test_what_a_uri_stands_for_is_of_a_run(mlflow_server: MlflowServer, registered: str) -> None:
+    uris, run = ModelUris(mlflow_server.uri), registered.split("/")[1]
+    assert [uris.find(uri).run_id for uri in (registered, "s3://bucket/models/churn")] == [run, None]
+    assert uris.find("models:/served@champion").run_id == run
 
 
 @pytest.mark.parametrize("uri", ["models:/nobody@champion", "models:/served@nobody", "models:/served/Staging"])
