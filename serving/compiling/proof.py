@@ -78,9 +78,9 @@ class Prover:
         return proof
 
     def _batches(self, base: Rows, edges: Sequence[Edge], met: Rows | None) -> Iterator[tuple[str, Rows]]:
-        yield "known", base
-        if met is not None:
+        if met is not None:  # first: no row of theirs is told as one of another kind
             yield LOGGED, met
+        yield "known", base
         yield "ordinary", self.drawing.ordinary(ORDINARY)
         yield ("edges", self.drawing.edges(EDGES, edges)) if edges else ("ordinary", self.drawing.ordinary(EDGES))
         strange = self.drawing.extremes(EXTREMES)
@@ -92,37 +92,37 @@ class Prover:
         """A batch that one of them refuses is halved, until the rows are found that both refuse."""
         wanted, given = trial.answer(rows), self._answer(rows)
         if wanted is not None and given is not None:
-            self._hold(rows, wanted, given, proof)
+            self._hold(kind, rows, wanted, given, proof)
             proof.rows[kind] = proof.rows.get(kind, 0) + rows.count
-            self._compare_singles(rows, wanted, proof)
+            self._compare_singles(kind, rows, wanted, proof)
         elif rows.count == 1:
-            self._hold_refusal(rows, wanted, given)
+            self._hold_refusal(kind, rows, wanted, given)
             proof.refused += 1
         else:
             half = rows.count // 2
             self._compare(kind, take(rows, slice(0, half)), proof, trial)
             self._compare(kind, take(rows, slice(half, None)), proof, trial)
 
-    def _compare_singles(self, rows: Rows, wanted: Predictions, proof: Proof) -> None:
+    def _compare_singles(self, kind: str, rows: Rows, wanted: Predictions, proof: Proof) -> None:
         """The native model answers a row as it does among others: that was tried before."""
         for position, row in enumerate(singles(take(rows, slice(0, SINGLES if rows.count > 1 else 0)))):
             given, alone = self._answer(row), slice(position, position + 1)
             if given is None:
-                raise NotProved(f"the compiled model differs: alone it refuses {_told(row)}")
+                raise NotProved(f"the compiled model differs: alone it refuses {_told(kind, row)}")
             columns = {name: values[alone] for name, values in wanted.columns.items()}
-            self._hold(row, Predictions(columns, 1, wanted.frame), given, proof)
+            self._hold(kind, row, Predictions(columns, 1, wanted.frame), given, proof)
 
-    def _hold(self, rows: Rows, wanted: Predictions, given: Predictions, proof: Proof) -> None:
+    def _hold(self, kind: str, rows: Rows, wanted: Predictions, given: Predictions, proof: Proof) -> None:
         found = difference(wanted, given, self.tolerance)
         if found:
-            where = "" if found.row is None else f" for {_told(take(rows, slice(found.row, found.row + 1)))}"
+            where = "" if found.row is None else f" for {_told(kind, take(rows, slice(found.row, found.row + 1)))}"
             raise NotProved(f"the compiled model differs: {found.text}{where}")
         proof.largest = max(proof.largest, distance(wanted, given))
 
-    def _hold_refusal(self, row: Rows, wanted: Predictions | None, given: Predictions | None) -> None:
+    def _hold_refusal(self, kind: str, row: Rows, wanted: Predictions | None, given: Predictions | None) -> None:
         if wanted is not given:
             who = "the model refuses and the compiled one answers" if given else "only the compiled model refuses"
-            raise NotProved(f"the compiled model differs: {who} {_told(row)}")
+            raise NotProved(f"the compiled model differs: {who} {_told(kind, row)}")
 
     def _answer(self, rows: Rows) -> Predictions | None:
         try:
@@ -132,8 +132,10 @@ class Prover:
         return answer if finite(answer) else None
 
 
-def _told(row: Rows) -> str:
-    """The values of one row, in one line of bounded length."""
+def _told(kind: str, row: Rows) -> str:
+    """The values of one row, in one line of bounded length. More people see why a model is not compiled than its data."""
+    if kind == LOGGED:
+        return "a row of its data set"
     values = {
         name: column[0].tolist() if hasattr(column[0], "tolist") else column[0] for name, column in row.columns.items()
     }
