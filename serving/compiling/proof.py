@@ -133,7 +133,7 @@ class Prover:
 
 
 def _told(kind: str, row: Rows) -> str:
-    """The values of one row, in one line of bounded length. More people see why a model is not compiled than its data."""
+    """The values of one row, in one line of bounded length. More people may see why a model is native than its data."""
     if kind == LOGGED:
         return "a row of its data set"
     values = {
