@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.block_store import BlockStore, OutrunError
-from monitoring.blocks import Block, BlockError, Folder, Folding
+from monitoring.blocks import Block, BlockError, Folder, Folding, Scale
 from monitoring.log_line import GATEWAY_STARTED, Line, parse
 from serving.gateway import GatewayError
 
@@ -99,6 +99,9 @@ class AccessLogBlocks:
         self._store = BlockStore(home / "blocks.sqlite3")
         self._looked = float("-inf")
         self._load()
+
+    def prepare(self, rollout: str, model: str, scale: Scale) -> None:
+        self.pump()
 
     def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:
         self.pump()

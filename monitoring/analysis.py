@@ -58,6 +58,12 @@ class AnalysisPolicy:
     """Promotion: and by this much more, absolute (0.005 is half a percentage point)."""
     exposure: float = 0.025
     """Most excess errors that a step may risk, as a share of the model's whole traffic."""
+    latency_tolerance: float = 0.10
+    """Rollback: the candidate may be slower by this, relative to the stable revision."""
+    latency_margin: float = 0.25
+    """Promotion: the candidate may be slower by this, relative to the stable revision."""
+    prediction_distance: float = 0.10
+    """Rollback: this much of the predictions may be different ones (total variation distance)."""
 
     def __post_init__(self) -> None:
         for name in ("alpha_rollback", "alpha_promote", "exposure"):

@@ -34,6 +34,30 @@ class ArmCount:
     requests: int = 0
     errors: int = 0
     """5xx, time-out, reset or refused connection."""
+    refused: int = 0
+    """4xx: the revision did not take the request. Clients ask both arms alike, so it compares as errors do."""
+
+
+LEVELS = 32
+"""Levels of the rank of a latency among those of the stable revision's reference, from fastest to slowest."""
+CUTS = (0.50, 0.90, 0.95, 0.99)
+"""Quantiles of the reference beyond which a request counts as slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """How slow the requests of one arm were in one block, against the reference of the rollout."""
+
+    ranks: tuple[int, ...]
+    """Requests per level; the candidate's latencies were divided by 1 + `Scale.latency_tolerance` before."""
+    slow: tuple[int, ...]
+    """Requests beyond each of `CUTS`, after the same division."""
+    beyond: tuple[int, ...]
+    """Requests beyond each of `CUTS`, the candidate's latencies divided by 1 + `Scale.latency_margin` instead."""
+
+
+Shares = tuple[float, ...]
+"""What one arm predicted in one block: its requests per category of the reference, a request of many rows in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +73,20 @@ class Block:
     """When its last request was assigned."""
     stable: ArmCount
     candidate: ArmCount
+    latency: tuple[Latencies, Latencies] | None = None
+    """Of the stable revision and the candidate; None where the block says nothing of latency."""
+    predictions: tuple[Shares, Shares] | None = None
+    """Of the stable revision and the candidate; None where the block says nothing of predictions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How latencies are scored; part of what is frozen when a rollout begins."""
+
+    latency_tolerance: float = 0.10
+    """The candidate may be slower by this before it counts against it."""
+    latency_margin: float = 0.25
+    """And by this before it counts against its promotion."""
 
 
 class BlockError(Exception):
@@ -61,6 +99,10 @@ class BlockError(Exception):
 
 class BlockSource(Protocol):
     """Where settled blocks come from. Every method raises `BlockError`."""
+
+    def prepare(self, rollout: str, model: str, scale: Scale) -> None:
+        """Freeze the reference of `rollout` from what the stable revision did so far; later calls do nothing."""
+        ...
 
     def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:
         """The settled blocks of `rollout` with an id above `after`, in order; asking again gives the same ones."""

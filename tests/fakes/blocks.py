@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitoring.blocks import ArmCount, Block, BlockError
+from monitoring.blocks import ArmCount, Block, BlockError, Scale
 
 
 class FakeBlocks:
@@ -24,6 +24,9 @@ class FakeBlocks:
     def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:
         self._check()
         return tuple(self._blocks.get(rollout, ())[after:])
+
+    def prepare(self, rollout: str, model: str, scale: Scale) -> None:
+        self._check()
 
     def rate(self, model: str) -> float | None:
         self._check()
