@@ -33,6 +33,10 @@ class Route:
     """Written to every request's log record while the route is in force: ``<rollout id>/<step index>``, or empty."""
     candidate: str | None = None
     """Revision id of the candidate while a rollout compares two revisions."""
+    shield_bytes: int = 0
+    """Requests up to this size that fail on the candidate are answered by the stable revision; 0 shields none."""
+    shadow: str | None = None
+    """Revision id that gets copies of the requests, whose answers are thrown away."""
 
     def __post_init__(self) -> None:
         missing = [revision for revision in self.weights.shares if not self.endpoints.get(revision)]
