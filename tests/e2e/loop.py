@@ -25,7 +25,7 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.models import infer_signature
 
-from examples.load import LoadResult, load
+from examples.load import LoadResult, Payload, load
 
 PROGRAM = str(Path(sys.executable).with_name("mlflow-promote"))
 REQUIREMENTS = [f"{name}=={installed(name)}" for name in ("mlflow", "numpy", "pandas", "scikit-learn", "skops")]
@@ -129,11 +129,14 @@ class Loop:
             [PROGRAM, *arguments], env=self.environment(), capture_output=True, text=True, timeout=timeout, check=False
         )
 
-    def register(self, model: str, *, fails: float = 0.0, factor: float = 1.0) -> int:
-        """A new version of `model` that raises for a share `fails` of its requests (never for x = 0)."""
+    def register(self, model: str, *, fails: float = 0.0, factor: float = 1.0, code: str = "") -> int:
+        """A new version of `model` that fails on a share `fails` of its requests (never for x = 0), or runs `code`."""
+        return self._register(model, code or MODEL_CODE.format(share=fails, factor=factor))
+
+    def _register(self, model: str, source: str) -> int:
         code = self.home / "code" / f"{model}-{time.time_ns()}.py"
         code.parent.mkdir(exist_ok=True)
-        code.write_text(MODEL_CODE.format(share=fails, factor=factor))
+        code.write_text(source)
         rows = pd.DataFrame({"x": [0.0]})
         mlflow.set_tracking_uri(self.mlflow_url)
         with warnings.catch_warnings(), mlflow.start_run():
@@ -199,14 +202,14 @@ class Loop:
         return found
 
     @contextmanager
-    def traffic(self, model: str, rate: float = 60.0) -> Iterator[list[LoadResult]]:
+    def traffic(self, model: str, rate: float = 60.0, *, payload: Payload = PAYLOAD) -> Iterator[list[LoadResult]]:
         """Steady requests while the block runs; the results of each second or two are in the list afterwards."""
         results: list[LoadResult] = []
         done = threading.Event()
 
         def send() -> None:
             while not done.is_set():
-                results.append(asyncio.run(load(self.url(model), PAYLOAD, rate, 2.0)))
+                results.append(asyncio.run(load(self.url(model), payload, rate, 2.0)))
 
         thread = threading.Thread(target=send)
         thread.start()

@@ -1,0 +1,66 @@
+"""Canaries on this machine, with real processes, Envoy and load: the right verdict, how soon, and at whose cost.
+
+Every kind of candidate once, then the same version against itself many times, several models at a time: each of
+those that is taken back is a false alarm.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.e2e.canary_kinds import KINDS, Behaviour, Kind, Outcome, made_live, tried
+from tests.e2e.conftest import installed
+from tests.e2e.loop import Loop
+
+RATE = 60.0
+"""Requests per second and model."""
+USUAL_SECONDS = 10.0
+"""Load on the stable version alone, before."""
+EQUALS, MODELS = 50, 5
+"""Candidates that are the same as the stable version, and how many models try them at a time."""
+
+
+def measure() -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="promote-bench-") as folder:
+        stories = installed(Path(folder) / "home", keep_warm="5s")
+        loop = next(stories)
+        try:
+            return {"requests_per_second": RATE, "kinds": _kinds(loop), "equal_candidates": _equals(loop)}
+        finally:
+            next(stories, None)
+
+
+def _kinds(loop: Loop) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for number, (name, kind) in enumerate(KINDS.items()):
+        found[name] = {**asdict(_tried(loop, f"kind-{number}", kind)), "right": kind.right}
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def _tried(loop: Loop, model: str, kind: Kind) -> Outcome:
+    made_live(loop, model, kind.stable)
+    return tried(loop, model, kind.candidate, rate=RATE, usual_seconds=USUAL_SECONDS)
+
+
+def _equals(loop: Loop) -> dict[str, object]:
+    with ThreadPoolExecutor(MODELS) as pool:
+        phases = Counter[str]()
+        for several in pool.map(lambda number: _equal(loop, f"equal-{number}"), range(MODELS)):
+            phases.update(several)
+    return {"rollouts": EQUALS, **phases}
+
+
+def _equal(loop: Loop, model: str) -> list[str]:
+    made_live(loop, model, Behaviour())
+    rounds = EQUALS // MODELS
+    return [tried(loop, model, Behaviour(), rate=RATE, usual_seconds=USUAL_SECONDS).phase for _ in range(rounds)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(), indent=1))
