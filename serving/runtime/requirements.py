@@ -19,7 +19,7 @@ REQUIREMENTS = (
 )
 """In every model's environment."""
 
-COMPILED = ("onnxruntime>=1.20,<2",)
+COMPILED = ("onnxruntime>=1.21,<2",)
 """Also in the environment of models that may be compiled; left out where the model's requirements do not allow it."""
 
 _TREES = ("onnx>=1.16,<2", "onnxmltools>=1.12,<2", "skl2onnx>=1.17,<2")

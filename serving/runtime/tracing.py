@@ -41,7 +41,7 @@ class Tracing:
         if asked in ("", "none"):
             return cls(origin)
         try:
-            return cls(origin, _provider(asked))
+            return cls(origin, _provider(asked, origin))
         except (ImportError, ValueError) as error:
             _logger.warning("%s=%s: no traces: %s", _VARIABLE, asked, error)
             return cls(origin)
@@ -85,11 +85,14 @@ class Tracing:
         return traced
 
 
-def _provider(exporter: str) -> Any:
+def _provider(exporter: str, origin: Origin) -> Any:
+    """What the environment (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) says of the service comes before ours."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(shutdown_on_exit=False)
+    ours = Resource({"service.name": origin.model, "service.version": str(origin.version)})
+    provider = TracerProvider(shutdown_on_exit=False, resource=ours.merge(OTELResourceDetector().detect()))
     provider.add_span_processor(BatchSpanProcessor(_exporter(exporter)))
     return provider
 

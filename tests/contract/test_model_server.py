@@ -284,4 +284,5 @@ def test_spans_can_be_printed(churn_model: Path) -> None:
         server.score(asked(RECORD), x_request_id="printed")
     text = server.log.read_text()
     assert '"promote.request_id": "printed"' in text
+    assert '"service.name": "churn"' in text
     assert '"status_code": "UNSET"' in text
