@@ -33,7 +33,7 @@ class ArmCount:
 
     requests: int = 0
     errors: int = 0
-    """5xx, time-out, reset or refused connection."""
+    """4xx, 5xx, time-out, reset or refused connection."""
     refused: int = 0
     """4xx: the revision did not take the request. Clients ask both arms alike, so it compares as errors do."""
 

@@ -15,6 +15,9 @@ client left, no connection  none                      code 0, no flags, ``began`
 no host for the revision    none                      ``DownstreamEnd`` with ``UH``
 =========================== ========================= =====================================================
 
+A refusal (4xx) counts as an error too: clients ask both arms alike, so a candidate that refuses more than the stable
+revision does is worse for them, whoever is to blame for a single request.
+
 A client that leaves says nothing about the revision, unless it waited for `patience_seconds` or longer: a
 revision that hangs must not look innocent because clients hang up before the gateway does. The rule is the
 same for both arms, so it favours neither.
@@ -79,6 +82,6 @@ def _outcome(entry: Mapping[str, Any], waited: float, patience_seconds: float) -
     if entry["flags"] != "-":
         return True, False
     if entry["answered"] is not None:
-        return entry["code"] >= 500, False
+        return entry["code"] >= 400, False
     sending = entry["began"] is not None and entry["sent"] is None
     return (False, True) if sending or waited < patience_seconds else (True, False)

@@ -55,7 +55,7 @@ def test_a_request_that_ended_is_decided() -> None:
     ("changes", "error", "abandoned"),
     [
         ({}, False, False),
-        ({"code": 404}, False, False),
+        ({"code": 404}, True, False),
         ({"code": 500}, True, False),
         ({"code": 599}, True, False),
         ({**NOTHING, "flags": "UF"}, True, False),
@@ -72,7 +72,7 @@ def test_a_request_that_ended_is_decided() -> None:
     ],
     ids=[
         "answered",
-        "the client's fault",
+        "refused",
         "500",
         "599",
         "refused",
