@@ -5,8 +5,9 @@ hypothesis. Where the hypothesis holds, no strategy multiplies the capital by 1/
 probability than alpha (Ville); so a capital that did is evidence, and looking again costs nothing. That is
 what tests of a fixed sample and thresholds on a window cannot offer.
 
-The hypothesis is one side of a `Line` p1 = slope * p0 + offset, where p0 and p1 are the error rates of the
-stable and the candidate revision. In each block the gambler names a point (q0, q1) on the other side and bets
+The hypothesis is one side of a `Line` p1 = slope * p0 + offset, where p0 and p1 are the mean scores of the
+stable and the candidate revision's requests: error rates, where the score is 1 for a failed request and 0 else.
+Scores between 0 and 1 are as good; a request with score y then has the factor (1 - y)(1 - q)/(1 - p*) + y q/p*. In each block the gambler names a point (q0, q1) on the other side and bets
 on it as a likelihood ratio against (p0*, p1*), the point of the hypothesis that is nearest to (q0, q1) in
 Kullback-Leibler divergence weighted by the arms' realised shares n0/n, n1/n. Why this is fair:
 
@@ -36,19 +37,70 @@ G. Shafer, Testing by betting (2021); S. Shekhar, A. Ramdas, Nonparametric two-s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
+from typing import Protocol
 
-from monitoring.blocks import ArmCount, Block
-
-PRIOR_ERRORS = 0.5
-"""Errors of the stable revision imagined before the first block."""
-PRIOR_REQUESTS = 50.0
-"""Requests of the stable revision imagined before the first block: a rate of 1 %, easily outweighed."""
 STAKE_EVERY = 50
 """Requests of the candidate between two stakes from the reserve."""
 PRECISION = 1e-12
 """Relative error at which the search for the nearest point of a hypothesis ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How the requests of one arm scored."""
+
+    requests: float = 0
+    errors: float = 0.0
+    """Sum of the scores; where they are 0 or 1, how many were bad."""
+    levels: tuple[float, ...] = ()
+    """Requests per level, (position + 0.5) / number of levels, where scores are not only 0 and 1."""
+
+
+class Counted(Protocol):
+    """Anything that has what a `Tally` of scores of 0 and 1 has."""
+
+    @property
+    def requests(self) -> float: ...
+
+    @property
+    def errors(self) -> float: ...
+
+
+class Compared(Protocol):
+    """The requests of both arms in one block."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def stable(self) -> Counted: ...
+
+    @property
+    def candidate(self) -> Counted: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """How both arms scored in block `id`."""
+
+    id: int
+    stable: Tally
+    candidate: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Requests of the stable revision imagined before the first block, easily outweighed."""
+
+    errors: float
+    requests: float
+
+
+RARE, MIDDLE = Prior(0.5, 50.0), Prior(25.0, 50.0)
+"""A rate of 1 %, as of errors; and a mean of one half, as of ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +130,25 @@ class Bets:
     """The alternatives lie above the line (the candidate is worse), not below it."""
     reserve: float = 0.0
     """Part of the capital that is held back at first and staked later."""
+    prior: Prior = RARE
 
+
+RESERVE = 0.3
+"""Held back of every stake on 'worse'."""
 
 WORSE = Bets(
     shifts=(0.4, 0.7, 1.1, 1.6, 2.3, 3.2, 4.6, 7.0),
     parts=(0.10, 0.10, 0.12, 0.13, 0.13, 0.12, 0.14, 0.16),
     above=True,
-    reserve=0.3,
+    reserve=RESERVE,
 )
 """Bets that the candidate fails more: from 1.5 times the odds of an error to a dead one."""
+
+SLOW = Bets(shifts=(0.35, 0.8, 1.4, 2.2, 4.0), parts=(0.2,) * 5, above=True, reserve=RESERVE)
+"""Bets that more of the candidate's requests are beyond a latency that few of the stable revision's are."""
+
+SLOWER = Bets(shifts=(0.3, 0.7, 1.3, 2.2, 3.5), parts=(0.2,) * 5, above=True, reserve=RESERVE, prior=MIDDLE)
+"""Bets that the candidate's requests rank higher among the stable revision's latencies."""
 
 GOOD_ENOUGH = Bets(
     shifts=(-3.0, -1.5, -0.7, -0.25, 0.0),
@@ -94,6 +156,13 @@ GOOD_ENOUGH = Bets(
     above=False,
 )
 """Bets that the candidate stays below a line: half on 'no different', the rest on 'better'."""
+
+FAST_ENOUGH = Bets(
+    shifts=(-1.6, -1.1, -0.8, -0.55, -0.35, -0.2),
+    parts=(0.10, 0.15, 0.20, 0.25, 0.20, 0.10),
+    above=False,
+)
+"""Bets that fewer requests are beyond a latency, once the candidate's are divided by what is tolerated."""
 
 BELOW = Bets(
     shifts=(-3.0, -1.5, -0.7, -0.25, 0.0, 0.5, 1.2, 2.2),
@@ -130,21 +199,28 @@ def opened(claim: Claim) -> EProcess:
     return EProcess(tuple(log(staked * part) for part in claim.bets.parts))
 
 
-def updated(process: EProcess, claim: Claim, block: Block, stable: ArmCount, candidate: ArmCount) -> EProcess:
+def updated(process: EProcess, claim: Claim, block: Compared, stable: Counted, candidate: Counted) -> EProcess:
     """The e-process after `block`; `stable` and `candidate` count the blocks before it."""
     if process.proven is not None:
         return process
-    before, after = candidate.requests, candidate.requests + block.candidate.requests
-    factors = log_factors(claim, stable_rate(stable), block)
+    factors = log_factors(claim, stable_rate(stable, claim.bets.prior), block)
+    return staked(process, claim, block, factors, candidate.requests)
+
+
+def staked(
+    process: EProcess, claim: Claim, block: Compared, factors: Sequence[float], candidate_requests: float
+) -> EProcess:
+    """The e-process once `block` multiplied its bets by `factors` (logs), and the stakes due by it were made."""
+    after = candidate_requests + block.candidate.requests
     capital = tuple(was + factor for was, factor in zip(process.log_capital, factors, strict=True))
-    capital = _with_new_stakes(capital, claim.bets, before, after)
-    log_e = _log_sum((*capital, log(held_back(claim.bets, after)))) if claim.bets.reserve else _log_sum(capital)
+    capital = _with_new_stakes(capital, claim.bets, candidate_requests, after)
+    log_e = log_sum((*capital, log(held_back(claim.bets, after)))) if claim.bets.reserve else log_sum(capital)
     return EProcess(capital, log_e, block.id if log_e >= claim.log_threshold else None)
 
 
-def stable_rate(past: ArmCount) -> float:
-    """The stable revision's error rate as the gambler sees it, never 0 or 1."""
-    return (past.errors + PRIOR_ERRORS) / (past.requests + PRIOR_REQUESTS)
+def stable_rate(past: Counted, prior: Prior = RARE) -> float:
+    """The stable revision's mean score as the gambler sees it, never 0 or 1."""
+    return (past.errors + prior.errors) / (past.requests + prior.requests)
 
 
 def shifted(rate: float, shift: float) -> float:
@@ -153,7 +229,7 @@ def shifted(rate: float, shift: float) -> float:
     return odds / (1 + odds)
 
 
-def log_factors(claim: Claim, q0: float, block: Block) -> list[float]:
+def log_factors(claim: Claim, q0: float, block: Compared) -> list[float]:
     """Log of what `block` multiplies each bet by: 0 where the alternative is itself within the hypothesis."""
     if not block.stable.requests or not block.candidate.requests:
         return [0.0] * len(claim.bets.shifts)
@@ -167,15 +243,23 @@ def log_factors(claim: Claim, q0: float, block: Block) -> list[float]:
     ]
 
 
-def log_factor(line: Line, q0: float, q1: float, stable: ArmCount, candidate: ArmCount) -> float:
+def log_factor(line: Line, q0: float, q1: float, stable: Counted, candidate: Counted) -> float:
     """Log likelihood ratio of (q0, q1) to the nearest point of `line`; both arms have requests."""
     share = candidate.requests / (stable.requests + candidate.requests)
     p0 = nearest(line, q0, q1, share)
     return _log_ratio(stable, q0, p0) + _log_ratio(candidate, q1, line.at(p0))
 
 
-def _log_ratio(arm: ArmCount, q: float, p: float) -> float:
+def _log_ratio(arm: Counted, q: float, p: float) -> float:
+    if isinstance(arm, Tally) and arm.levels:
+        return _log_ratio_of_levels(arm.levels, q / p, (1 - q) / (1 - p))
     return arm.errors * log(q / p) + (arm.requests - arm.errors) * log((1 - q) / (1 - p))
+
+
+def _log_ratio_of_levels(levels: Sequence[float], bad: float, good: float) -> float:
+    """Each level's requests have the factor that lies as far between `good` and `bad` as its score between 0 and 1."""
+    step = (bad - good) / len(levels)
+    return sum(n * log(good + (position + 0.5) * step) for position, n in enumerate(levels) if n)
 
 
 def nearest(line: Line, q0: float, q1: float, share: float) -> float:
@@ -209,7 +293,7 @@ def _derivatives(line: Line, q0: float, q1: float, share: float, p0: float) -> t
     return slope, (1 - share) * curvature0 + share * line.slope**2 * curvature1
 
 
-def held_back(bets: Bets, requests: int) -> float:
+def held_back(bets: Bets, requests: float) -> float:
     """What is left of the reserve after so many requests of the candidate.
 
     The k-th stake is reserve / (k (k + 1)), so that 1 / (k + 1) of the reserve is left after it.
@@ -217,15 +301,15 @@ def held_back(bets: Bets, requests: int) -> float:
     return bets.reserve / (requests // STAKE_EVERY + 1)
 
 
-def _with_new_stakes(log_capital: tuple[float, ...], bets: Bets, before: int, after: int) -> tuple[float, ...]:
+def _with_new_stakes(log_capital: tuple[float, ...], bets: Bets, before: float, after: float) -> tuple[float, ...]:
     """The capital with what became due between two counts of the candidate's requests."""
     stake = held_back(bets, before) - held_back(bets, after)
     if stake <= 0:
         return log_capital
-    return tuple(_log_sum((was, log(stake * part))) for was, part in zip(log_capital, bets.parts, strict=True))
+    return tuple(log_sum((was, log(stake * part))) for was, part in zip(log_capital, bets.parts, strict=True))
 
 
-def _log_sum(logs: tuple[float, ...]) -> float:
+def log_sum(logs: Sequence[float]) -> float:
     """log(sum(exp(x))) without overflow."""
     top = max(logs)
     return top + log(sum(exp(x - top) for x in logs))
