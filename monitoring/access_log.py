@@ -1,29 +1,34 @@
 """Envoy's access log, read into settled blocks.
 
-One reader owns the log. What it has read, what is not settled yet and what is settled are saved in one
-transaction, so that a reader killed at any moment goes on as if nothing had happened: no request is lost and
-none counts twice. Reading happens when somebody asks, and whoever asks seldom reads more at a time. The price
-is that the log grows while nobody asks: once read to its end it is begun anew when it is large.
+One reader owns the log, or the logs of several Envoys. What it has read, what is not settled yet and what is
+settled are saved in one transaction, so that a reader killed at any moment goes on as if nothing had happened: no
+request is lost and none counts twice. What leads to no block is saved seldom, and read again after a crash.
+Reading happens when somebody asks, and whoever asks seldom reads more at a time. The price is that the log grows
+while nobody asks: once read to its end it is begun anew when it is large.
+
+Requests of each log are folded into blocks of their own, because only what went through one Envoy is in a certain
+order; the blocks of a rollout are numbered together.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-from monitoring.block_store import BlockStore, OutrunError
-from monitoring.blocks import Block, BlockError, Folder, Folding, Scale
-from monitoring.log_line import GATEWAY_STARTED, Line, parse
-from serving.gateway import GatewayError
-
-logger = logging.getLogger(__name__)
+from monitoring.block_store import BlockStore, Counted, OutrunError, Progress
+from monitoring.blocks import Block, BlockError, Scale
+from monitoring.filling import Folding
+from monitoring.folder import Folder
+from monitoring.log_entry import Entry, entries
+from monitoring.log_file import LogFile
+from monitoring.log_line import GATEWAY_STARTED, STARTED, is_first, record_of, written_at
+from monitoring.traffic import Rates, Recent
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +42,20 @@ class ReadingPolicy:
     rotate_bytes: int = 64 * 2**20
     """The log is begun anew when it has grown to this and is read to its end."""
     chunk_bytes: int = 4 * 2**20
-    """How much is read and saved at a time."""
-    rate_seconds: int = 60
-    """Requests per second are told over this time."""
+    """How much is read at a time, and at most before it is saved."""
+    save_seconds: float = 5.0
+    """What settled nothing is saved after this time."""
     known_seconds: float = 5.0
     """No rate is told before the log covers this time."""
-
-
-class Rates:
-    """Scoring requests per model, counted by second."""
-
-    def __init__(self, policy: ReadingPolicy, saved: dict[str, Any] | None = None) -> None:
-        self._policy = policy
-        self._since: float | None = saved["since"] if saved else None
-        counts = saved["counts"] if saved else {}
-        self._counts = {m: Counter({int(second): n for second, n in seen.items()}) for m, seen in counts.items()}
-
-    def add(self, line: Line) -> None:
-        self._since = line.at if self._since is None else self._since
-        if line.first:
-            self._counts.setdefault(line.model, Counter())[int(line.at)] += 1
-
-    def of(self, model: str, now: float) -> float | None:
-        """None where the log covers too little time, or has told of no request to the model."""
-        if self._since is None or model not in self._counts or now - self._since < self._policy.known_seconds:
-            return None
-        covered = min(self._policy.rate_seconds, now - self._since)
-        return sum(n for second, n in self._counts[model].items() if second + 1 > now - covered) / covered
-
-    def state(self, now: float) -> dict[str, Any]:
-        """What has to be kept; drops the seconds that are too long ago to matter."""
-        for counts in self._counts.values():
-            for second in [second for second in counts if second < now - self._policy.rate_seconds - 1]:
-                del counts[second]
-        return {"since": self._since, "counts": self._counts}
+    away_seconds: float = 15.0
+    """Who did not read for this long was away."""
 
 
 class AccessLogBlocks:
     """`BlockSource` over the access log of one Envoy; what is settled is kept in ``blocks.sqlite3`` below `home`.
 
-    `reopen` makes Envoy begin a new file after the old one was renamed; it may fail and is asked again.
+    `reopen` makes Envoy begin a new file after the old one was renamed; it may fail and is asked again. `others`
+    are the logs of further Envoys with the same routes, always in the same order.
     """
 
     def __init__(
@@ -85,23 +64,32 @@ class AccessLogBlocks:
         home: Path,
         reopen: Callable[[], object],
         *,
+        others: Sequence[LogFile] = (),
         folding: Folding | None = None,
         reading: ReadingPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._log = log
-        self._rotated = log.with_name(f"{log.name}.1")
-        self._reopen = reopen
+        self._logs = (LogFile(log, reopen), *others)
         self._folding = folding or Folding()
         self._policy = reading or ReadingPolicy()
+        self._patience_ms = 1000.0 * self._policy.patience_seconds
         self._clock = clock
         self._guard = threading.Lock()
         self._store = BlockStore(home / "blocks.sqlite3")
         self._looked = float("-inf")
+        self._failures = Counter[str]()
+        self._read_at, self._saved_at, self._unsaved = 0.0, 0.0, 0
         self._load()
 
     def prepare(self, rollout: str, model: str, scale: Scale) -> None:
-        self.pump()
+        with self._reading():
+            self._catch_up()
+            if rollout in self._prepared or rollout in self._forgotten:
+                return
+            self._prepared.add(rollout)
+            for number in range(len(self._logs)):
+                self._folder(rollout, number).measure(scale, self._recent.of(model))
+            self._save()
 
     def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:
         self.pump()
@@ -113,140 +101,196 @@ class AccessLogBlocks:
 
     def forget(self, rollout: str) -> None:
         with self._reading():
-            self._load()
-            self._folders.pop(rollout, None)
+            for key in [key for key in self._folders if key[0] == rollout]:
+                self._counts.update(self._folders.pop(key).counts)
             self._forgotten |= {rollout}
-            self._save((), forget=(rollout,))
+            self._prepared.discard(rollout)
+            self._numbers.pop(rollout, None)
+            self._save(forget=(rollout,))
+
+    def counters(self) -> Mapping[str, int]:
+        """How often what had to be put right while reading, since the beginning; `COUNTERS` says what each counts."""
+        with self._guard:
+            total = Counter(dict.fromkeys(COUNTERS, 0))
+            parts = [log.counts for log in self._logs] + [folder.counts for folder in self._folders.values()]
+            for counts in (self._counts, self._failures, *parts):
+                total.update(counts)
+        return dict(total)
 
     def pump(self) -> None:
         """Read what is new. The controller's loop calls it too, so that the log stays small without rollouts."""
-        with self._reading():
-            if time.monotonic() - self._looked < self._policy.rest_seconds:
-                return
+        if time.monotonic() - self._looked >= self._policy.rest_seconds:
             self._looked = time.monotonic()
-            try:
+            with suppress(OutrunError), self._reading():
                 self._catch_up()
-            except OutrunError:
-                self._load()
 
     def _catch_up(self) -> None:
-        while self._read():
-            pass
-        settled = self._advance(self._clock())
-        if settled:
-            self._save(settled)
-        self._rotate()
+        now = self._clock()
+        self._counts["away"] += 0 < self._read_at < now - self._policy.away_seconds
+        for number, log in enumerate(self._logs):
+            while data := log.read(self._policy.chunk_bytes):
+                self._advance(number, self._take(number, data))
+                self._unsaved += len(data)
+                if self._unsaved >= self._policy.chunk_bytes:
+                    self._save()
+            self._advance(number, now)
+        self._read_at = now
+        old = self._unsaved and time.monotonic() - self._saved_at >= self._policy.save_seconds
+        if old or self._pending or any(log.moved for log in self._logs):
+            self._save()
+        for log in self._logs:
+            log.rotate(self._policy.rotate_bytes)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """One at a time; whatever fails, memory is what is saved, and the next call reads on from there."""
+        """One at a time; whatever fails, memory becomes what is saved, and the next call reads on from there."""
         with self._guard:
             try:
+                if not self._loaded:
+                    self._load()
                 yield
             except OSError as error:
-                self._load()
-                raise BlockError(f"the access log {self._log} cannot be read: {error}", retryable=True) from error
-            except BlockError:
-                self._load()
+                self._forget_unsaved("unread")
+                raise BlockError(f"the access log cannot be read: {error}", retryable=True) from error
+            except BlockError as error:
+                self._forget_unsaved("outrun" if isinstance(error, OutrunError) else "unsaved")
                 raise
+
+    def _forget_unsaved(self, why: str) -> None:
+        self._failures[why] += 1
+        self._loaded = False
 
     def _load(self) -> None:
         saved = self._store.load()
+        state = saved.state
         self._serial, self._forgotten = saved.serial, saved.forgotten
-        self._inode: int = saved.state.get("inode", 0)
-        self._offset: int = saved.state.get("offset", 0)
-        self.garbled: int = saved.state.get("garbled", 0)
-        self._rates = Rates(self._policy, saved.state.get("rates"))
-        folders = [Folder.restore(state, self._folding) for state in saved.state.get("folders", ())]
-        self._folders = {folder.rollout: folder for folder in folders}
+        for log, position in zip_longest(self._logs, state.get("logs", ())[: len(self._logs)]):
+            log.restore(position)
+        self._counts = Counter[str](state.get("counts", {}))
+        self._read_at = state.get("read_at", 0.0)
+        self._prepared = set[str](state.get("prepared", ()))
+        self._numbers: dict[str, int] = state.get("numbers", {})
+        self._rates = Rates(state.get("rates"), self._policy.known_seconds)
+        self._recent = Recent(self._patience_ms)
+        self._recent.restore(state.get("stable", {}))
+        for model, revision, seen in saved.history:
+            self._recent.remember(model, revision, seen)
+        restored = [(log, Folder.restore(folder, self._folding)) for log, folder in state.get("folders", ())]
+        self._folders = {(folder.rollout, log): folder for log, folder in restored}
+        for each in saved.counted:
+            if (each.rollout, each.log) in self._folders:
+                self._folders[each.rollout, each.log].recall(each.at, each.ids)
+        self._pending: list[Block] = []
+        self._unsaved, self._saved_at, self._loaded = 0, time.monotonic(), True
 
-    def _save(self, blocks: tuple[Block, ...], forget: tuple[str, ...] = ()) -> None:
+    def _save(self, forget: tuple[str, ...] = ()) -> None:
+        """Make everything read so far count; what failed before is counted with it."""
+        now = self._clock()
+        counts = self._counts + self._failures
         state = {
-            "inode": self._inode,
-            "offset": self._offset,
-            "garbled": self.garbled,
-            "rates": self._rates.state(self._clock()),
-            "folders": [folder.state() for folder in self._folders.values()],
+            "logs": [log.state() for log in self._logs],
+            "counts": counts,
+            "read_at": self._read_at,
+            "prepared": sorted(self._prepared),
+            "numbers": self._numbers,
+            "rates": self._rates.state(now),
+            "stable": self._recent.state(),
+            "folders": [(log, folder.state()) for (_, log), folder in self._folders.items()],
         }
-        self._serial = self._store.save(self._serial, state, blocks, forget)
+        settled = [(key, folder.take_settled()) for key, folder in self._folders.items()]
+        progress = Progress(
+            state,
+            self._pending,
+            [Counted(rollout, log, now, ids) for (rollout, log), ids in settled if ids],
+            self._recent.take_new(),
+            self._recent.superfluous(),
+            forget,
+            now - self._folding.memory_seconds,
+        )
+        self._serial = self._store.save(self._serial, progress)
+        self._counts, self._failures = counts, Counter()
+        self._pending, self._unsaved, self._saved_at = [], 0, time.monotonic()
+        for log in self._logs:
+            log.tidy()
 
-    def _read(self) -> bool:
-        """Read and save one chunk; False where there was nothing new."""
-        path = self._current()
-        if path is None:
-            return False
-        over = path == self._rotated and self._log.exists()
-        with path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read(self._policy.chunk_bytes)
-        whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == self._policy.chunk_bytes else 0)
-        if not whole:
-            return over and self._go_on()
-        self._offset += whole
-        newest = self._take(data[:whole])
-        self._save(self._advance(newest))
-        return True
-
-    def _current(self) -> Path | None:
-        """The file to read on in; what was renamed comes first."""
-        for path in (self._rotated, self._log):
-            if _inode(path) == self._inode != 0:
-                if path == self._log:
-                    self._rotated.unlink(missing_ok=True)
-                return path
-        first = next((path for path in (self._rotated, self._log) if path.exists()), None)
-        self._inode, self._offset = (_inode(first) if first else 0), 0
-        return first
-
-    def _go_on(self) -> bool:
-        """From the renamed file, which Envoy no longer writes to and which is read, to the new one."""
-        self._inode, self._offset = _inode(self._log), 0
-        self._save(())
-        self._rotated.unlink(missing_ok=True)
-        return True
-
-    def _take(self, data: bytes) -> float:
+    def _take(self, log: int, data: bytes) -> float:
         """Hand every line to the rollout it belongs to; the latest time any of them was written."""
+        found, garbled = entries(data)
         newest = 0.0
-        for text in data.split(b"\n"):
-            if not text:
-                continue
+        for entry in found:
             try:
-                line = parse(text, self._policy.patience_seconds)
+                newest = max(newest, self._follow(log, entry))
             except ValueError:
-                self.garbled += 1
-                continue
-            if line is not None:
-                self._follow(line)
-                newest = max(newest, line.at)
+                self._counts["garbled"] += 1
+        for text in garbled:
+            self._counts["garbled" if text.endswith(b"}") else "cut"] += 1
+        self._counts["lines"] += len(found)
         return newest
 
-    def _follow(self, line: Line) -> None:
-        self._rates.add(line)
-        if line.kind == GATEWAY_STARTED:
-            for folder in self._folders.values():
-                folder.abandon(line.at)
-        record = line.record
+    def _follow(self, log: int, entry: Entry) -> float:
+        """When the line was written; 0 where it is about none of our requests."""
+        if entry.type == GATEWAY_STARTED:
+            self._rates.begin(entry.start)
+            for (_, number), folder in self._folders.items():
+                if number == log:
+                    folder.abandon(entry.start)
+            return entry.start
+        if entry.model is None or entry.cluster is None:
+            return 0.0
+        at = written_at(entry)
+        self._rates.begin(at)
+        record = record_of(entry, self._patience_ms) if entry.step else None
+        if is_first(entry):
+            self._rates.add(entry.model, at)
+        if entry.type != STARTED:
+            self._recent.add(entry, entry.model, entry.cluster, at)
         if record is not None and record.rollout not in self._forgotten:
-            folder = self._folders.setdefault(record.rollout, Folder(record.rollout, self._folding))
-            folder.add(record)
+            self._folder(record.rollout, log).add(record)
+        return at
 
-    def _advance(self, now: float) -> tuple[Block, ...]:
-        return tuple(block for folder in self._folders.values() for block in folder.advance(now))
+    def _folder(self, rollout: str, log: int) -> Folder:
+        folder = self._folders.get((rollout, log))
+        if folder is None:
+            folder = self._folders[rollout, log] = Folder(rollout, self._folding)
+            self._share_ruler(rollout)
+        return folder
 
-    def _rotate(self) -> None:
-        """Begin a new log where the present one is large, or where Envoy has not followed the last renaming."""
-        if self._log.exists() and not self._rotated.exists() and self._log.stat().st_size >= self._policy.rotate_bytes:
-            self._log.rename(self._rotated)
-        if self._rotated.exists() and not self._log.exists():
-            try:
-                self._reopen()
-            except GatewayError as error:
-                logger.warning("the access log is begun anew later: %s", error)
+    def _advance(self, log: int, now: float) -> None:
+        """Everything that this log said before `now` has been taken."""
+        for (rollout, number), folder in [*self._folders.items()]:
+            if number == log:
+                unruled = folder.ruler is None
+                self._pending += [self._numbered(block) for block in folder.advance(now)]
+                if unruled and folder.ruler is not None:
+                    self._share_ruler(rollout)
+
+    def _numbered(self, block: Block) -> Block:
+        number = self._numbers[block.rollout] = self._numbers.get(block.rollout, 0) + 1
+        return block if block.id == number else replace(block, id=number)
+
+    def _share_ruler(self, rollout: str) -> None:
+        """One ruler for all logs of a rollout: the first."""
+        several = [folder for (name, _), folder in self._folders.items() if name == rollout]
+        for ruler, since in [(folder.ruler, folder.ruled) for folder in several if folder.ruler is not None][:1]:
+            for folder in several:
+                folder.adopt(ruler, since)
 
 
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
+COUNTERS = {
+    "lines": "Lines read.",
+    "garbled": "Lines that are none of Envoy's; skipped.",
+    "cut": "Lines that were not written to their end; skipped.",
+    "renamed": "Logs begun anew, because they were large.",
+    "truncated": "Logs that became shorter; read again from their beginning.",
+    "replaced": "Logs that vanished; what follows is read, what was not read of them is lost.",
+    "away": "Times that nobody had read for long.",
+    "unread": "Times that a log could not be read; tried again.",
+    "unsaved": "Times that nothing could be saved, as on a full disk; read again.",
+    "outrun": "Times that another reader was ahead; its work counts.",
+    "repeated": "Records that came twice; dropped.",
+    "stale": "Records of requests too old to be anything but repetitions; dropped.",
+    "disordered": "Records of a request's start that came after its end; dropped.",
+    "late": "Records that came after their neighbours were in blocks; counted in a later block.",
+    "shielded": "Requests that failed on the candidate and were answered by the stable revision.",
+}
+"""Every counter of reading, and what it means."""

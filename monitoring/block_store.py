@@ -1,31 +1,39 @@
-"""Settled blocks and how far the log was read, in one SQLite file, so that one transaction keeps both.
+"""Settled blocks and how far the logs were read, in one SQLite file, so that one transaction keeps both.
 
 Every call opens the file anew: there is nothing to close, and nothing to go stale. The serial guards against
 two readers of one log, as while one controller takes over from another: the slower one's work is refused.
+
+What is large is kept in parts that are only added to: ids of settled requests, and the histories of revisions.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monitoring.blocks import ArmCount, Block, BlockError
+import msgspec
 
+from monitoring.blocks import Block, BlockError
+from monitoring.ruler import KEPT
+from monitoring.traffic import Observation
+
+_VERSION = 2
+"""Of the form of `Saved.state`; what another version left is not understood, and reading begins anew."""
+MOST_PARTS = 500
+"""Parts of one history in the file before they are put together."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reading (serial INTEGER NOT NULL, state TEXT NOT NULL);
 INSERT INTO reading SELECT 0, '{}' WHERE NOT EXISTS (SELECT 1 FROM reading);
 CREATE TABLE IF NOT EXISTS forgotten (rollout TEXT PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS blocks (
-    rollout TEXT NOT NULL, id INTEGER NOT NULL, step INTEGER NOT NULL, opened REAL NOT NULL, closed REAL NOT NULL,
-    stable_requests INTEGER NOT NULL, stable_errors INTEGER NOT NULL,
-    candidate_requests INTEGER NOT NULL, candidate_errors INTEGER NOT NULL,
-    PRIMARY KEY (rollout, id)
+CREATE TABLE IF NOT EXISTS settled (
+    rollout TEXT NOT NULL, id INTEGER NOT NULL, block BLOB NOT NULL, PRIMARY KEY (rollout, id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counted (rollout TEXT NOT NULL, log INTEGER NOT NULL, at REAL NOT NULL, ids TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS history (model TEXT NOT NULL, revision TEXT NOT NULL, seen BLOB NOT NULL, n INT NOT NULL);
 """
 
 
@@ -37,12 +45,46 @@ class OutrunError(BlockError):
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Requests of a rollout in one log that were settled at the same time."""
+
+    rollout: str
+    log: int
+    at: float
+    ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """Where reading stands."""
 
     serial: int
     state: dict[str, Any]
     forgotten: frozenset[str]
+    counted: list[Counted]
+    history: list[tuple[str, str, list[Observation]]]
+    """Model, revision, and what was observed of it, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is to be saved together."""
+
+    state: dict[str, Any]
+    blocks: Sequence[Block] = ()
+    counted: Sequence[Counted] = ()
+    history: dict[tuple[str, str], list[Observation]] = field(default_factory=dict)
+    """What was observed since the last time, by model and revision."""
+    superfluous: Collection[tuple[str, str]] = ()
+    """Models and revisions whose history is dropped."""
+    forget: Collection[str] = ()
+    """Rollouts that are dropped."""
+    settled_before: float = 0.0
+    """Requests settled before this time need not be known any more."""
+
+
+_blocks = msgspec.json.Decoder(Block)
+_observations = msgspec.json.Decoder(list[Observation])
 
 
 class BlockStore:
@@ -56,28 +98,38 @@ class BlockStore:
 
     def load(self) -> Saved:
         with self._transaction() as database:
-            serial, state = database.execute("SELECT serial, state FROM reading").fetchone()
+            serial, text = database.execute("SELECT serial, state FROM reading").fetchone()
             forgotten = frozenset(name for (name,) in database.execute("SELECT rollout FROM forgotten"))
-        return Saved(serial, json.loads(state), forgotten)
+            rows = database.execute("SELECT rollout, log, at, ids FROM counted ORDER BY rowid")
+            counted = [Counted(rollout, log, at, ids.split("\n")) for rollout, log, at, ids in rows]
+            rows = database.execute("SELECT model, revision, seen FROM history ORDER BY rowid")
+            history = [(model, revision, _observations.decode(seen)) for model, revision, seen in rows]
+        state = msgspec.json.decode(text)
+        return Saved(serial, state if state.get("version") == _VERSION else {}, forgotten, counted, history)
 
-    def save(self, serial: int, state: dict[str, Any], blocks: Sequence[Block], forget: Collection[str] = ()) -> int:
+    def save(self, serial: int, progress: Progress) -> int:
         """All of it or nothing; the next serial. `OutrunError` where `serial` is not the stored one."""
+        text = msgspec.json.encode({"version": _VERSION, **progress.state})
         with self._transaction() as database:
             changed = database.execute(
-                "UPDATE reading SET serial = serial + 1, state = ? WHERE serial = ?", (json.dumps(state), serial)
+                "UPDATE reading SET serial = serial + 1, state = ? WHERE serial = ?", (text, serial)
             )
             if changed.rowcount != 1:
                 raise OutrunError
-            database.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_row, blocks))
-            for rollout in forget:
-                database.execute("DELETE FROM blocks WHERE rollout = ?", (rollout,))
+            rows = [(block.rollout, block.id, msgspec.json.encode(block)) for block in progress.blocks]
+            database.executemany("INSERT INTO settled VALUES (?, ?, ?)", rows)
+            _keep_counted(database, progress)
+            _keep_history(database, progress)
+            for rollout in progress.forget:
+                database.execute("DELETE FROM settled WHERE rollout = ?", (rollout,))
+                database.execute("DELETE FROM counted WHERE rollout = ?", (rollout,))
                 database.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (rollout,))
         return serial + 1
 
     def blocks(self, rollout: str, after: int) -> tuple[Block, ...]:
         with self._transaction() as database:
-            rows = database.execute("SELECT * FROM blocks WHERE rollout = ? AND id > ? ORDER BY id", (rollout, after))
-            return tuple(_block(*row) for row in rows)
+            query = "SELECT block FROM settled WHERE rollout = ? AND id > ? ORDER BY id"
+            return tuple(_blocks.decode(text) for (text,) in database.execute(query, (rollout, after)))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -90,10 +142,29 @@ class BlockStore:
             raise BlockError(f"blocks cannot be kept in {self._path}: {error}", retryable=True) from error
 
 
-def _row(block: Block) -> tuple[object, ...]:
-    counts = (block.stable.requests, block.stable.errors, block.candidate.requests, block.candidate.errors)
-    return (block.rollout, block.id, block.step, block.opened, block.closed, *counts)
+def _keep_counted(database: sqlite3.Connection, progress: Progress) -> None:
+    rows = [(each.rollout, each.log, each.at, "\n".join(each.ids)) for each in progress.counted]
+    database.executemany("INSERT INTO counted VALUES (?, ?, ?, ?)", rows)
+    database.execute("DELETE FROM counted WHERE at < ?", (progress.settled_before,))
 
 
-def _block(rollout: str, number: int, step: int, opened: float, closed: float, *counts: int) -> Block:
-    return Block(number, rollout, step, opened, closed, ArmCount(*counts[:2]), ArmCount(*counts[2:]))
+def _keep_history(database: sqlite3.Connection, progress: Progress) -> None:
+    """Add what is new; what makes more than twice a history is put together and cut to one."""
+    for (model, revision), seen in progress.history.items():
+        where = (model, revision)
+        database.execute("INSERT INTO history VALUES (?, ?, ?, ?)", (*where, msgspec.json.encode(seen), len(seen)))
+        query = "SELECT sum(n), count(*) FROM history WHERE model = ? AND revision = ?"
+        requests, parts = database.execute(query, where).fetchone()
+        if parts > 1 and (requests > 2 * KEPT or parts > MOST_PARTS):
+            _compact(database, model, revision)
+    for where in progress.superfluous:
+        database.execute("DELETE FROM history WHERE model = ? AND revision = ?", where)
+
+
+def _compact(database: sqlite3.Connection, model: str, revision: str) -> None:
+    query = "SELECT seen FROM history WHERE model = ? AND revision = ? ORDER BY rowid"
+    parts = [_observations.decode(seen) for (seen,) in database.execute(query, (model, revision))]
+    last = [observation for part in parts for observation in part][-KEPT:]
+    database.execute("DELETE FROM history WHERE model = ? AND revision = ?", (model, revision))
+    row = (model, revision, msgspec.json.encode(last), len(last))
+    database.execute("INSERT INTO history VALUES (?, ?, ?, ?)", row)

@@ -15,73 +15,74 @@ client left, no connection  none                      code 0, no flags, ``began`
 no host for the revision    none                      ``DownstreamEnd`` with ``UH``
 =========================== ========================= =====================================================
 
-A refusal (4xx) counts as an error too: clients ask both arms alike, so a candidate that refuses more than the stable
-revision does is worse for them, whoever is to blame for a single request.
+A refusal (4xx) is told apart from an error. Clients ask both arms alike, so a candidate that refuses more than the
+stable revision does is worse for them, whoever is to blame for a single request; the analysis looks at both.
 
 A client that leaves says nothing about the revision, unless it waited for `patience_seconds` or longer: a
 revision that hangs must not look innocent because clients hang up before the gateway does. The rule is the
-same for both arms, so it favours neither.
+same for both arms, so it favours neither. Nor does a 4xx that the gateway itself answered, as 408 and 413.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from monitoring.blocks import Arm, Record
+from monitoring.blocks import Arm
+from monitoring.filling import Record
+from monitoring.log_entry import Entry, prediction
 
 STARTED = "UpstreamPoolReady"
 GATEWAY_STARTED = "GatewayStart"
 """Written by us before Envoy starts; whatever was under way then ended with the former Envoy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the log about a scoring request, or about the gateway itself."""
+def written_at(entry: Entry) -> float:
+    """When the line was written. `ValueError` where it does not say."""
+    if entry.ms is None:
+        raise ValueError("a line without a duration")
+    return entry.start + entry.ms / 1000.0
 
-    kind: str
-    at: float
-    """When it was written."""
-    model: str = ""
-    first: bool = False
+
+def is_first(entry: Entry) -> bool:
     """Whether it is the first line about its request."""
-    record: Record | None = None
-    """None for requests outside of rollouts."""
+    return entry.type == STARTED or entry.began is None
 
 
-def parse(text: bytes, patience_seconds: float) -> Line | None:
-    """One line of the log; None where it is about none of our requests. `ValueError` where it is garbled."""
-    try:
-        entry = json.loads(text)
-        kind, start = entry["type"], float(entry["start"])
-        if kind == GATEWAY_STARTED:
-            return Line(kind, start)
-        if entry["model"] is None or entry["cluster"] is None:
-            return None
-        at = start + entry["ms"] / 1000
-        first = kind == STARTED or entry["began"] is None
-        record = _record(entry, start, at, patience_seconds) if entry["step"] else None
-        return Line(kind, at, entry["model"], first, record)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a line of the access log: {text[:80]!r}") from error
+def latency_ms(entry: Entry) -> float:
+    """From the assignment to the end of the revision's answer, or of the request where it never answered."""
+    return entry.took / 1000.0 if entry.took is not None else float(entry.ms or 0)
 
 
-def _record(entry: Mapping[str, Any], start: float, at: float, patience_seconds: float) -> Record:
-    rollout, _, step = entry["step"].rpartition("/")
-    arm = Arm.CANDIDATE if entry["cluster"] == entry["candidate"] else Arm.STABLE
-    if entry["type"] == STARTED:
-        return Record(entry["id"], rollout, int(step), arm, start)
-    error, abandoned = _outcome(entry, at - start, patience_seconds)
-    return Record(entry["id"], rollout, int(step), arm, start, at, error, abandoned)
+def outcome(entry: Entry, patience_ms: float) -> tuple[bool, bool, bool]:
+    """Whether a request that ended is an error, whether it is no evidence at all, and whether it was refused."""
+    if entry.flags != "-":
+        return True, False, False
+    if entry.answered is not None:
+        return entry.code >= 500, False, 400 <= entry.code < 500
+    sending = entry.began is not None and entry.sent is None
+    if sending or 400 <= entry.code < 500 or (entry.ms or 0) < patience_ms:
+        return False, True, False
+    return True, False, False
 
 
-def _outcome(entry: Mapping[str, Any], waited: float, patience_seconds: float) -> tuple[bool, bool]:
-    """Whether a request that ended is an error, and whether it is no evidence at all."""
-    if entry["flags"] != "-":
-        return True, False
-    if entry["answered"] is not None:
-        return entry["code"] >= 400, False
-    sending = entry["began"] is not None and entry["sent"] is None
-    return (False, True) if sending or waited < patience_seconds else (True, False)
+def record_of(entry: Entry, patience_ms: float) -> Record:
+    """What a line with a step says of its request. `ValueError` where it is garbled."""
+    rollout, _, step = (entry.step or "").rpartition("/")
+    if entry.id is None or not rollout:
+        raise ValueError("a line of a rollout without its request or step")
+    arm = Arm.CANDIDATE if entry.cluster == entry.candidate else Arm.STABLE
+    if entry.type == STARTED:
+        return Record(entry.id, rollout, int(step), arm, entry.start)
+    error, abandoned, refused = outcome(entry, patience_ms)
+    return Record(
+        entry.id,
+        rollout,
+        int(step),
+        arm,
+        entry.start,
+        written_at(entry),
+        error,
+        abandoned,
+        refused,
+        latency_ms(entry),
+        prediction(entry.prediction),
+        entry.host or "",
+    )

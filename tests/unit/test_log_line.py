@@ -6,10 +6,12 @@ import json
 
 import pytest
 
-from monitoring.blocks import Arm, Record
-from monitoring.log_line import Line, parse
+from monitoring.blocks import Arm
+from monitoring.filling import Record
+from monitoring.log_entry import Entry, entries, prediction
+from monitoring.log_line import is_first, outcome, record_of, written_at
 
-PATIENCE = 1.0
+PATIENCE_MS = 1000.0
 ENDED: dict[str, object] = {
     "type": "UpstreamEnd",
     "start": "1000.250000",
@@ -33,29 +35,59 @@ def line(**changes: object) -> bytes:
     return json.dumps(ENDED | changes).encode()
 
 
-def read(**changes: object) -> Line:
-    found = parse(line(**changes), PATIENCE)
-    assert found is not None
-    return found
+def read(**changes: object) -> Entry:
+    found, garbled = entries(line(**changes))
+    assert garbled == []
+    return found[0]
+
+
+def record(**changes: object) -> Record:
+    return record_of(read(**changes), PATIENCE_MS)
 
 
 def test_a_request_that_starts_is_undecided() -> None:
-    started = read(type="UpstreamPoolReady", ms=0, **NOTHING)
-    assert started == Line(
-        "UpstreamPoolReady", 1000.25, "churn", True, Record("r1", "team/ro", 2, Arm.CANDIDATE, 1000.25)
-    )
+    started = {"type": "UpstreamPoolReady", "ms": 0, **NOTHING}
+    assert record(**started) == Record("r1", "team/ro", 2, Arm.CANDIDATE, 1000.25)
+    assert is_first(read(**started))
 
 
 def test_a_request_that_ended_is_decided() -> None:
-    record = Record("r1", "team/ro", 2, Arm.CANDIDATE, 1000.25, 1000.75)
-    assert read() == Line("UpstreamEnd", 1000.75, "churn", False, record)
+    ended = Record("r1", "team/ro", 2, Arm.CANDIDATE, 1000.25, 1000.75, latency_ms=500.0, host="127.0.0.1:9")
+    assert record() == ended
+    assert written_at(read()) == 1000.75
+    assert not is_first(read())
+
+
+def test_the_latency_is_what_the_revision_took_where_the_line_says() -> None:
+    assert record(took=499_250).latency_ms == 499.25
+    assert record(took=None).latency_ms == 500.0, "lines of an Envoy that was started before"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("[0.731]", (0.731,)),
+        ('[1, "a", null, true]', (1.0, "a", None, True)),
+        (None, None),
+        ("-", None),
+        ("[]", None),
+        ("0.7", None),
+        ("[[1]]", None),
+        ("[1", None),
+        (json.dumps([1] * 17), None),
+    ],
+)
+def test_predictions_are_lists_of_values_or_nothing(text: str | None, values: object) -> None:
+    assert prediction(text) == values
+    assert record(prediction=text).prediction == values
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "abandoned"),
     [
         ({}, False, False),
-        ({"code": 404}, True, False),
+        ({"code": 404}, False, False),
+        ({"code": 413, "answered": None, "ms": 2000}, False, True),
         ({"code": 500}, True, False),
         ({"code": 599}, True, False),
         ({**NOTHING, "flags": "UF"}, True, False),
@@ -72,7 +104,8 @@ def test_a_request_that_ended_is_decided() -> None:
     ],
     ids=[
         "answered",
-        "refused",
+        "refused by the model",
+        "too large for the gateway",
         "500",
         "599",
         "refused",
@@ -89,9 +122,25 @@ def test_a_request_that_ended_is_decided() -> None:
     ],
 )
 def test_how_a_request_ended(changes: dict[str, object], error: bool, abandoned: bool) -> None:
-    record = read(**changes).record
-    assert record is not None
-    assert (record.error, record.abandoned) == (error, abandoned)
+    found = record(**changes)
+    assert (found.error, found.abandoned) == (error, abandoned)
+    assert outcome(read(**changes), PATIENCE_MS)[:2] == (error, abandoned)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"code": 400}, True),
+        ({"code": 499}, True),
+        ({"code": 399}, False),
+        ({"code": 500}, False),
+        ({"code": 413, "answered": None}, False),
+        ({"code": 408, "answered": None, "sent": None}, False),
+        ({"code": 422, "flags": "UPE", "answered": None}, False),
+    ],
+)
+def test_a_request_is_refused_by_its_revision_alone(changes: dict[str, object], refused: bool) -> None:
+    assert record(**changes).refused is refused
 
 
 @pytest.mark.parametrize(
@@ -99,36 +148,26 @@ def test_how_a_request_ended(changes: dict[str, object], error: bool, abandoned:
     [("churn-v2", "churn-v2", Arm.CANDIDATE), ("churn-v1", "churn-v2", Arm.STABLE), ("churn-v1", "", Arm.STABLE)],
 )
 def test_the_arm_is_the_candidates_where_it_served(cluster: str, candidate: str, arm: Arm) -> None:
-    record = read(cluster=cluster, candidate=candidate).record
-    assert record is not None
-    assert record.arm is arm
+    assert record(cluster=cluster, candidate=candidate).arm is arm
 
 
-def test_requests_outside_of_rollouts_count_for_the_rate_alone() -> None:
-    assert read(step="").record is None
-    assert [read(step="", **NOTHING, flags="UF").first, read(step="").first] == [True, False]
-
-
-@pytest.mark.parametrize("changes", [{"model": None, "step": None}, {"cluster": None, "flags": "NC"}])
-def test_lines_about_nothing_of_ours_are_passed_over(changes: dict[str, object]) -> None:
-    assert parse(line(**changes), PATIENCE) is None
+def test_a_request_without_a_connection_has_one_line_only() -> None:
+    assert [is_first(read(**NOTHING, flags="UF")), is_first(read())] == [True, False]
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        b"{",
-        b"\xff",
-        b"[]",
-        b"null",
-        b"{}",
-        line(step="x"),
-        line(step="ro/x"),
-        line(ms=None),
-        line(start="then"),
-        line()[:-9],
-    ],
+    "text", [b"{", b"\xff", b"[]", b"null", b"{}", line(start="then"), line(ms="x"), line()[:-9], b'{"type": "x"}']
 )
-def test_garbled_lines_are_refused(text: bytes) -> None:
+def test_garbled_lines_are_set_apart(text: bytes) -> None:
+    found, garbled = entries(b"\n".join([line(), text, b"", line()]) + b"\n")
+    assert (len(found), garbled) == (2, [text])
+
+
+@pytest.mark.parametrize("changes", [{"step": "x"}, {"step": "ro/x"}, {"ms": None}, {"id": None}, {"step": ""}])
+def test_lines_that_say_nothing_of_a_rollout_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r".*"):
-        parse(text, PATIENCE)
+        record(**changes)
+
+
+def test_fields_that_are_not_known_are_passed_over() -> None:
+    assert record(bytes=17, anything={"a": [1]}) == record()

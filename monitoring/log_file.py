@@ -1,0 +1,116 @@
+"""One log that is read while it is written, through renaming, truncation and replacement.
+
+A position is an inode, an offset and the last bytes before it: these tell a file that was truncated and has grown
+again, or another file that was given the same inode, from the one that was being read. What is read counts once
+its position is saved, by the owner; a renamed file is deleted only after that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from serving.gateway import GatewayError
+
+logger = logging.getLogger(__name__)
+
+MARK = 64
+"""Bytes before a position by which a file is known again."""
+
+
+class LogFile:
+    """A log at `path`; renamed to ``<path>.1`` before `reopen` makes its writer begin a new one."""
+
+    def __init__(self, path: Path, reopen: Callable[[], object]) -> None:
+        self.path = path
+        self.counts = Counter[str]()
+        """``renamed``, ``truncated`` and ``replaced`` files, and last lines ``cut`` short."""
+        self.moved = False
+        """Whether reading has gone on to another file since `tidy`."""
+        self._rotated = path.with_name(f"{path.name}.1")
+        self._reopen = reopen
+        self._inode, self._offset, self._mark = 0, 0, b""
+
+    def state(self) -> list[Any]:
+        """The position and what was counted, as JSON; `restore` takes it."""
+        return [self._inode, self._offset, self._mark.hex(), dict(self.counts)]
+
+    def restore(self, state: Sequence[Any] | None) -> None:
+        inode, offset, mark, counts = state or (0, 0, "", {})
+        self._inode, self._offset, self._mark, self.counts = inode, offset, bytes.fromhex(mark), Counter(counts)
+
+    def read(self, most: int) -> bytes:
+        """The next whole lines, of about `most` bytes together; nothing where there are none yet."""
+        path = self._current()
+        while path is not None:
+            over = path == self._rotated and self.path.exists()
+            data = self._read(path, most)
+            if data or not over:
+                return data
+            path = self._go_on(path)
+        return b""
+
+    def tidy(self) -> None:
+        """The position is saved: what lies before it is not needed."""
+        if self._inode and _inode(self.path) == self._inode:
+            self._rotated.unlink(missing_ok=True)
+        self.moved = False
+
+    def rotate(self, size: int) -> None:
+        """Begin a new file where the present one is larger, or where the writer has not followed the last renaming."""
+        if not self._rotated.exists() and self.path.exists() and self.path.stat().st_size >= size:
+            self.path.rename(self._rotated)
+            self.counts["renamed"] += 1
+        if self._rotated.exists() and not self.path.exists():
+            try:
+                self._reopen()
+            except GatewayError as error:
+                logger.warning("the access log is begun anew later: %s", error)
+
+    def _current(self) -> Path | None:
+        """The file to read on in; what was renamed comes first."""
+        for path in (self._rotated, self.path):
+            if self._inode and _inode(path) == self._inode:
+                return path
+        first = next((path for path in (self._rotated, self.path) if path.exists()), None)
+        if first is not None:
+            self.counts["replaced"] += self._inode != 0
+            self._begin(first)
+        return first
+
+    def _begin(self, path: Path) -> None:
+        self._inode, self._offset, self._mark = _inode(path), 0, b""
+
+    def _go_on(self, path: Path) -> Path:
+        """From the renamed file, which the writer has left and which is read, to the new one."""
+        self.counts["cut"] += path.stat().st_size > self._offset
+        self._begin(self.path)
+        self.moved = True
+        return self.path
+
+    def _read(self, path: Path, most: int) -> bytes:
+        with path.open("rb") as file:
+            if self._offset and not self._is_same(file):
+                self.counts["truncated"] += 1
+                self._offset, self._mark = 0, b""
+            file.seek(self._offset)
+            data = file.read(most)
+        whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == most else 0)
+        self._offset += whole
+        self._mark = (self._mark + data[max(whole - MARK, 0) : whole])[-MARK:]
+        return data[:whole]
+
+    def _is_same(self, file: BinaryIO) -> bool:
+        """Whether what was read last still stands before the position."""
+        file.seek(self._offset - len(self._mark))
+        return file.read(len(self._mark)) == self._mark
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
