@@ -17,12 +17,15 @@ from statistics import fmean
 
 import numpy as np
 
-from monitoring.analysis import AnalysisPolicy, Evidence, Verdict, fold, gate_claim, judge, worse_claim
+from monitoring.analysis import Evidence, fold
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from monitoring.eprocess import Claim, opened, updated
+from monitoring.judgement import Verdict, judge
 from monitoring.plan import growth, plan
+from monitoring.rate_evidence import gate_claim, worse_claim
 
-POLICY = AnalysisPolicy()
+POLICY = AnalysisPolicy(require_latency=False)
 STEPS = (5, 20, 50, 100)
 RATES = (0.001, 0.01, 0.05)
 DEAD = 1.0

@@ -1,155 +1,80 @@
 """Does the evidence say that the candidate is worse, good enough, or is it too early to tell?
 
-Pure. Three kinds of claim are followed side by side, each by an e-process of its own (`monitoring.eprocess`
-says what that is and why it may be read after every block):
+Pure. Every metric is followed by e-processes of its own (`monitoring.eprocess` says what that is and why it may be read
+after every block), over blocks of concurrent requests only; totals are for plug-in estimates and for display.
 
-- worse: the candidate fails more often than the stable revision. Proven, the rollout goes back.
-- good enough, one per step's weight: below 100 % the claim is that the step risks no more excess errors than
-  `exposure`, a share of the model's whole traffic; for 100 % that the candidate is within the promotion
-  margin. Proven, the rollout goes on. That nothing bad was detected is never a reason to go on.
-- the excess is under d, for a grid of d: what is known so far, for people.
+- worse: the metrics' evidence that the candidate is worse, weighed and added. An average of e-processes is one, however
+  they depend on each other, and costs at most the logarithm of a metric's weight. Proven, the rollout goes back.
+- good enough: every required metric on its own, so no correction is needed for there being several. Proven, the
+  rollout goes on. That nothing bad was detected is never a reason to go on.
+- the excess of errors is under d, for a grid of d: what is known so far, for people.
 
-A candidate that is worse and still within the margin may get either verdict, whichever is proven first. Every rate
-is compared within blocks only; the totals in `Evidence` are for plug-in estimates and for display.
+A candidate that is worse and still within the margins may get either verdict, whichever is proven first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from math import exp, inf, log
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import log
 
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
-from monitoring.eprocess import BELOW, GOOD_ENOUGH, WORSE, Claim, EProcess, Line, opened, updated
+from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, log_sum, opened, updated
+from monitoring.latency_evidence import PARTS, LatencyEvidence
+from monitoring.prediction_evidence import PredictionEvidence
+from monitoring.rate_evidence import RateEvidence
+from monitoring.split_evidence import SplitEvidence
+from monitoring.stable_health import StableHealth
+from monitoring.trail import Point, Trail
 
 EXCESSES = (0.001, 0.0015, 0.0025, 0.004, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06, 0.10, 0.20)
 """Excess error rates for which it is followed whether they are excluded."""
 EXCESS_ALPHA = 0.05
 """Most chance that an excess is called excluded that is not."""
-WIDEST_EXCESS = 0.5
-"""Most excess error rate that any step accepts. Below weight 5, `exposure` alone would leave nothing to prove."""
-
-
-class Verdict(StrEnum):
-    """What follows from the evidence."""
-
-    PASS = "pass"  # noqa: S105
-    """Good enough for the next weight."""
-    FAIL = "fail"
-    """Worse than the stable revision."""
-    MORE = "more"
-    """Not enough evidence yet."""
-    ERROR = "error"
-    """Could not be measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisPolicy:
-    """What is tolerated, and how sure a decision has to be."""
-
-    alpha_rollback: float = 0.01
-    """Most chance of rolling back a candidate that is not worse."""
-    alpha_promote: float = 0.05
-    """Most chance of promoting a candidate beyond the margin."""
-    margin_ratio: float = 0.5
-    """Promotion: the candidate's error rate may be this much higher, relative to the stable revision's."""
-    margin_points: float = 0.005
-    """Promotion: and by this much more, absolute (0.005 is half a percentage point)."""
-    exposure: float = 0.025
-    """Most excess errors that a step may risk, as a share of the model's whole traffic."""
-    latency_tolerance: float = 0.10
-    """Rollback: the candidate may be slower by this, relative to the stable revision."""
-    latency_margin: float = 0.25
-    """Promotion: the candidate may be slower by this, relative to the stable revision."""
-    prediction_distance: float = 0.10
-    """Rollback: this much of the predictions may be different ones (total variation distance)."""
-
-    def __post_init__(self) -> None:
-        for name in ("alpha_rollback", "alpha_promote", "exposure"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must be above 0 and below 1, not {getattr(self, name)}")
-        if not 0 <= self.margin_ratio < inf:
-            raise ValueError(f"margin_ratio must be a number from 0 on, not {self.margin_ratio}")
-        if not 0 <= self.margin_points < 1:
-            raise ValueError(
-                f"margin_points must be from 0 to below 1 (half a point is 0.005), not {self.margin_points}"
-            )
-        if not self.margin_ratio and not self.margin_points:
-            raise ValueError("margin_ratio and margin_points must not both be 0: an equal candidate would never pass")
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The way to one weight, and the evidence that the candidate is good enough for it."""
-
-    weight: int
-    good_enough: EProcess
+EXCESS_CLAIMS = tuple(Claim(Line(offset=excess), BELOW, log(1 / EXCESS_ALPHA)) for excess in EXCESSES)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that is known from the blocks of one rollout, in about 3 KB of JSON."""
+    """Everything that is known from the blocks of one rollout, in about 8 KB of JSON."""
 
-    worse: EProcess
-    gates: tuple[Gate, ...]
-    """By rising weight; the last is 100."""
+    errors: RateEvidence
+    refusals: RateEvidence
+    latency: LatencyEvidence
+    predictions: PredictionEvidence
     excesses: tuple[EProcess, ...]
     """One per entry of `EXCESSES`: the excess error rate is below it."""
+    split: SplitEvidence
+    health: StableHealth
+    """Of the stable revision."""
+    shares: tuple[int, ...]
+    """The candidate's weight at each step, in percent."""
     stable: ArmCount
     candidate: ArmCount
-    block: int
+    trail: Trail
+    block: int = 0
     """Id of the last block that was taken in; 0 before the first."""
+    failed: int | None = None
+    """Id of the block that proved the candidate worse; nothing but the counts changes from there on."""
 
     @classmethod
     def start(cls, policy: AnalysisPolicy, steps: tuple[int, ...]) -> Evidence:
         """Before the first block. The first step needs no gate: it is where evidence comes from."""
         weights = sorted({*steps[1:], 100})
         return cls(
-            worse=opened(worse_claim(policy)),
-            gates=tuple(Gate(weight, opened(gate_claim(policy, weight))) for weight in weights),
+            errors=RateEvidence.start(policy, weights),
+            refusals=RateEvidence.start(policy, weights),
+            latency=LatencyEvidence.start(policy),
+            predictions=PredictionEvidence.start(),
             excesses=tuple(opened(claim) for claim in EXCESS_CLAIMS),
+            split=SplitEvidence(),
+            health=StableHealth(),
+            shares=steps,
             stable=ArmCount(),
             candidate=ArmCount(),
-            block=0,
+            trail=Trail(),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A verdict with the numbers behind it. Evidence and thresholds are natural logarithms."""
-
-    verdict: Verdict
-    reason: str
-    log_e_worse: float
-    log_threshold_worse: float
-    log_e_ok: float
-    log_threshold_ok: float
-    stable: ArmCount
-    candidate: ArmCount
-    margin95: float | None
-    """Smallest excess error rate that is excluded at 95 %; None while none is."""
-    progress: float
-    """How far the evidence is towards a pass, from 0 to 1."""
-
-
-def worse_claim(policy: AnalysisPolicy) -> Claim:
-    """What takes the rollout back once it is proven: any higher error rate at all."""
-    return Claim(Line(), WORSE, log(1 / policy.alpha_rollback))
-
-
-def gate_claim(policy: AnalysisPolicy, weight: int) -> Claim:
-    """What has to be proven before the candidate may get `weight` percent."""
-    return Claim(_gate_line(policy, weight), GOOD_ENOUGH, log(1 / policy.alpha_promote))
-
-
-def _gate_line(policy: AnalysisPolicy, weight: int) -> Line:
-    if weight == 100:
-        return Line(1 + policy.margin_ratio, policy.margin_points)
-    return Line(offset=min(policy.exposure / (weight / 100), WIDEST_EXCESS))
-
-
-EXCESS_CLAIMS = tuple(Claim(Line(offset=excess), BELOW, log(1 / EXCESS_ALPHA)) for excess in EXCESSES)
 
 
 def fold(policy: AnalysisPolicy, evidence: Evidence, blocks: Iterable[Block]) -> Evidence:
@@ -161,52 +86,73 @@ def fold(policy: AnalysisPolicy, evidence: Evidence, blocks: Iterable[Block]) ->
 
 
 def _after(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
-    def follow(process: EProcess, claim: Claim) -> EProcess:
-        return updated(process, claim, block, evidence.stable, evidence.candidate)
-
-    return Evidence(
-        worse=follow(evidence.worse, worse_claim(policy)),
-        gates=tuple(
-            Gate(gate.weight, follow(gate.good_enough, gate_claim(policy, gate.weight))) for gate in evidence.gates
-        ),
-        excesses=tuple(map(follow, evidence.excesses, EXCESS_CLAIMS)),
+    counted = replace(
+        evidence,
         stable=_sum(evidence.stable, block.stable),
         candidate=_sum(evidence.candidate, block.candidate),
         block=block.id,
     )
+    if evidence.failed is not None:
+        return counted
+    told = _told(policy, counted, block)
+    failed = block.id if log_e_worse(policy, told) >= log(1 / policy.alpha_rollback) else None
+    return replace(told, failed=failed, trail=told.trail.after(_point(policy, told), last=failed is not None))
 
 
-def _sum(one: ArmCount, other: ArmCount) -> ArmCount:
-    return ArmCount(one.requests + other.requests, one.errors + other.errors)
-
-
-def judge(policy: AnalysisPolicy, evidence: Evidence, weight: int) -> Judgement:
-    """Whether the candidate may get `weight` percent, 100 being promotion.
-
-    A weight that is no step is judged by the next higher one, which asks for more.
-    """
-    gate = next(gate for gate in evidence.gates if gate.weight >= weight)
-    claim = gate_claim(policy, gate.weight)
-    verdict = _verdict(evidence.worse, gate.good_enough)
-    return Judgement(
-        verdict=verdict,
-        reason=_reason(policy, evidence, gate, verdict),
-        log_e_worse=evidence.worse.log_e,
-        log_threshold_worse=worse_claim(policy).log_threshold,
-        log_e_ok=gate.good_enough.log_e,
-        log_threshold_ok=claim.log_threshold,
-        stable=evidence.stable,
-        candidate=evidence.candidate,
-        margin95=smallest_excluded(evidence),
-        progress=_progress(gate.good_enough, claim),
+def _told(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
+    """Every metric with what the block says of it."""
+    if block.latency is not None:
+        evidence = replace(evidence, latency=evidence.latency.after(policy, block.id, block.latency))
+    if block.predictions is not None:
+        moved = evidence.predictions.after(policy.prediction_distance, block.id, block.predictions)
+        evidence = replace(evidence, predictions=moved)
+    if not block.stable.requests + block.candidate.requests:
+        return evidence
+    errors = Pair(block.id, *(Tally(arm.requests, arm.errors) for arm in (block.stable, block.candidate)))
+    refusals = Pair(block.id, *(Tally(arm.requests, arm.refused) for arm in (block.stable, block.candidate)))
+    past = evidence.errors.stable, evidence.errors.candidate
+    return replace(
+        evidence,
+        errors=evidence.errors.after(policy, errors),
+        refusals=evidence.refusals.after(policy, refusals),
+        excesses=tuple(
+            updated(process, claim, errors, *past)
+            for process, claim in zip(evidence.excesses, EXCESS_CLAIMS, strict=True)
+        ),
+        split=evidence.split.after(share_of(evidence, block.step), block),
+        health=evidence.health.after(policy.stable_error_alarm, block.stable),
     )
 
 
-def _verdict(worse: EProcess, good_enough: EProcess) -> Verdict:
-    """To go back comes first: where both are proven, the candidate was good enough and is no more."""
-    if worse.proven is not None:
-        return Verdict.FAIL
-    return Verdict.PASS if good_enough.proven is not None else Verdict.MORE
+def share_of(evidence: Evidence, step: int) -> int:
+    """The candidate's weight at a step, in percent; 0 for a step that the evidence does not know."""
+    return evidence.shares[step] if 0 <= step < len(evidence.shares) else 0
+
+
+def family(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[tuple[str, float, EProcess]]:
+    """Every process that speaks against the candidate: its metric, its weight, and the process."""
+    yield "errors", policy.weight_errors, evidence.errors.worse
+    yield "refusals", policy.weight_refusals, evidence.refusals.worse
+    for part, process in zip(PARTS, evidence.latency.slower, strict=True):
+        yield "latency", policy.weight_latency * part, process
+    yield "predictions", policy.weight_predictions, evidence.predictions.differs
+
+
+def log_e_worse(policy: AnalysisPolicy, evidence: Evidence) -> float:
+    """Log of the evidence that the candidate is worse, of all metrics together."""
+    return log_sum([log(weight) + process.log_e for _, weight, process in family(policy, evidence) if weight])
+
+
+def log_e_by_metric(policy: AnalysisPolicy, evidence: Evidence) -> dict[str, float]:
+    """Log of the evidence that the candidate is worse by each metric alone; one without weight is left out."""
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for metric, weight, process in family(policy, evidence):
+        if weight:
+            parts.setdefault(metric, []).append((weight, process.log_e))
+    return {
+        metric: log_sum([log(weight / sum(w for w, _ in found)) + log_e for weight, log_e in found])
+        for metric, found in parts.items()
+    }
 
 
 def smallest_excluded(evidence: Evidence) -> float | None:
@@ -219,37 +165,18 @@ def smallest_excluded(evidence: Evidence) -> float | None:
     return smallest
 
 
-def _progress(process: EProcess, claim: Claim) -> float:
-    if process.proven is not None:
-        return 1.0
-    return max(0.0, process.log_e / claim.log_threshold)
+def _point(policy: AnalysisPolicy, evidence: Evidence) -> Point:
+    """What the picture of the rollout shows of this moment."""
+    needed = log(1 / policy.alpha_rollback)
+    proof = log(1 / policy.alpha_promote)
+    against = {metric: log_e / needed for metric, log_e in log_e_by_metric(policy, evidence).items()}
+    enough = {
+        "errors": evidence.errors.gates[-1].good_enough.log_e / proof,
+        "refusals": evidence.refusals.gates[-1].good_enough.log_e / proof,
+        "latency": min(process.log_e for process in evidence.latency.enough) / proof,
+    }
+    return Point.of(evidence.candidate.requests, log_e_worse(policy, evidence) / needed, against, enough)
 
 
-def _reason(policy: AnalysisPolicy, evidence: Evidence, gate: Gate, verdict: Verdict) -> str:
-    if not evidence.stable.requests or not evidence.candidate.requests:
-        return "No requests of both revisions to compare yet"
-    counts = f"{_share(evidence.candidate)} of the candidate, {_share(evidence.stable)} of the stable revision"
-    if verdict is Verdict.FAIL:
-        claim = worse_claim(policy)
-        return f"Worse: error rate above {_words(claim.line)} ({_odds(evidence.worse, claim)}); {counts}"
-    claim = gate_claim(policy, gate.weight)
-    goal = "all traffic" if gate.weight == 100 else f"{gate.weight} % of the traffic"
-    opening = "Good enough" if verdict is Verdict.PASS else "Too early to call it good enough"
-    return f"{opening} for {goal}: error rate below {_words(claim.line)} ({_odds(gate.good_enough, claim)}); {counts}"
-
-
-def _share(arm: ArmCount) -> str:
-    return f"{arm.errors:,} of {arm.requests:,} requests failed ({arm.errors / arm.requests:.2%})"
-
-
-def _words(line: Line) -> str:
-    """The line as a person would say it: '1.5 times the stable one plus 0.5 points'."""
-    times = "the stable one" if line.slope == 1 else f"{line.slope:g} times the stable one"
-    return f"{times} plus {100 * line.offset:g} points" if line.offset else times
-
-
-def _odds(process: EProcess, claim: Claim) -> str:
-    """Evidence and threshold: '37 to 1, 20 to 1 needed'. What is beyond a million says no more."""
-    odds = exp(min(process.log_e, log(1e6)))
-    found = f"{odds:,.0f} to 1" if odds >= 1 else "less than 1 to 1"
-    return f"{found}, {exp(claim.log_threshold):,.0f} to 1 needed"
+def _sum(one: ArmCount, other: ArmCount) -> ArmCount:
+    return ArmCount(one.requests + other.requests, one.errors + other.errors, one.refused + other.refused)

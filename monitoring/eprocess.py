@@ -7,9 +7,10 @@ what tests of a fixed sample and thresholds on a window cannot offer.
 
 The hypothesis is one side of a `Line` p1 = slope * p0 + offset, where p0 and p1 are the mean scores of the
 stable and the candidate revision's requests: error rates, where the score is 1 for a failed request and 0 else.
-Scores between 0 and 1 are as good; a request with score y then has the factor (1 - y)(1 - q)/(1 - p*) + y q/p*. In each block the gambler names a point (q0, q1) on the other side and bets
-on it as a likelihood ratio against (p0*, p1*), the point of the hypothesis that is nearest to (q0, q1) in
-Kullback-Leibler divergence weighted by the arms' realised shares n0/n, n1/n. Why this is fair:
+Scores between 0 and 1 are as good; a request with score y then has the factor (1 - y)(1 - q)/(1 - p*) + y q/p*.
+In each block the gambler names a point (q0, q1) on the other side and bets on it as a likelihood ratio against
+(p0*, p1*), the point of the hypothesis that is nearest to (q0, q1) in Kullback-Leibler divergence weighted by the
+arms' realised shares n0/n, n1/n. Why this is fair:
 
 - An arm of n_a independent requests with true rate p_a has the expected ratio g_a^n_a, with
   g_a = (1 - p_a)(1 - q_a)/(1 - p_a*) + p_a q_a/p_a*.

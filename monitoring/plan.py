@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, log, log10
 
-from monitoring.analysis import AnalysisPolicy, gate_claim
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.eprocess import Claim, Line, nearest
+from monitoring.rate_evidence import gate_claim
 
 OVERHEAD = 1.2
 """What is needed over what an observer who knew both rates would need."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from monitoring.analysis import Evidence, Judgement, Verdict, fold, judge
+from monitoring.analysis import Evidence, fold
+from monitoring.judgement import Judgement, Verdict, judge
 from pipelines.reconcile import again, registry_actions
 from pipelines.rollout import FINAL, Goal, Intent, Phase, Rollout, Seen
 from serving.image import BuildState

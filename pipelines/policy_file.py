@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError, WithJsonSchema
 
-from monitoring.analysis import AnalysisPolicy
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import DriftPolicy
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.policy_section import Positive, made, model, section

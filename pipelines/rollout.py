@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from monitoring.analysis import AnalysisPolicy, Evidence
+from monitoring.analysis import Evidence
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import Block
 from registry_hooks.model_version import Channel, ModelVersion
 from serving.image import ImageStatus, Proof

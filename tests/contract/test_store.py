@@ -13,7 +13,8 @@ from typing import Protocol
 
 import pytest
 
-from monitoring.analysis import AnalysisPolicy, Evidence
+from monitoring.analysis import Evidence
+from monitoring.analysis_policy import AnalysisPolicy
 from pipelines.live import Live, Warm
 from pipelines.rollout import Event, GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
 from pipelines.sql_store import SqlStore
@@ -65,7 +66,8 @@ def rich(name: str = "r1") -> Rollout:
     analysis = AnalysisPolicy(alpha_rollback=0.02, margin_points=0.01)
     policy = RolloutPolicy((10, 100), 1.5, settings=revision().settings, analysis=analysis, require_signature=True)
     evidence = Evidence.start(analysis, policy.steps)
-    lost = replace(evidence.worse, log_capital=(float("-inf"), 0.1 + 0.2, -1e-300))
+    odd = replace(evidence.errors.worse, log_capital=(float("-inf"), 0.1 + 0.2, -1e-300))
+    lost = replace(evidence.errors, worse=odd)
     return replace(
         rollout(name),
         intent=intent(channel=CHAMPION, reason="a 'reason'\nof two lines", came_from="Staging"),
@@ -81,7 +83,7 @@ def rich(name: str = "r1") -> Rollout:
         reason="held",
         trouble="none\x00",
         gates=(GateResult("signature", passed=True, detail="fine"), GateResult("warm-up", passed=False)),
-        evidence=replace(evidence, worse=lost, block=42),
+        evidence=replace(evidence, errors=lost, block=42),
         lock="sha256:def",
         annotated="digest",
     )

@@ -24,7 +24,7 @@ from benchmarks.canary_errors import (
     rising_rollouts,
     seconds_per_block,
 )
-from monitoring.analysis import Verdict
+from monitoring.judgement import Verdict
 from monitoring.plan import plan
 
 

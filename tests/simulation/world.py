@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from monitoring.analysis import AnalysisPolicy
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount
 from monitoring.notify import Alert
 from pipelines.controller import Controller, Pace
@@ -40,7 +40,7 @@ POLICY = RolloutPolicy(
     promote_seconds=60.0,
     pause_seconds=300.0,
     keep_warm_seconds=90.0,
-    analysis=AnalysisPolicy(margin_points=0.05),
+    analysis=AnalysisPolicy(margin_points=0.05, require_latency=False),
 )
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.analysis import EXCESS_CLAIMS, AnalysisPolicy, gate_claim, worse_claim
+from monitoring.analysis import EXCESS_CLAIMS
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from monitoring.eprocess import (
     BELOW,
@@ -28,6 +29,7 @@ from monitoring.eprocess import (
     stable_rate,
     updated,
 )
+from monitoring.rate_evidence import gate_claim, worse_claim
 
 POLICY = AnalysisPolicy()
 NONE = ArmCount()

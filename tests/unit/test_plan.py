@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.analysis import AnalysisPolicy, gate_claim
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.eprocess import Line
 from monitoring.plan import Plan, StepPlan, growth, plan
+from monitoring.rate_evidence import gate_claim
 
 POLICY = AnalysisPolicy()
 STEPS = (5, 20, 50, 100)

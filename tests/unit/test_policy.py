@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import pipelines
-from monitoring.analysis import AnalysisPolicy
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import Action, DriftPolicy
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.policy_file import read_policy, schema

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from monitoring.analysis import Evidence
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from pipelines.advance import advance, deadline
 from pipelines.reconcile import Annotate, Assign, Build, RemoveRoute, SetWeights, Start, expected, reconcile
@@ -23,7 +24,7 @@ PRODUCTION, ALIAS = Channel.parse("Production"), Channel.parse("@champion")
 STABLE = Revision(ModelVersion("churn", 6), "image-6")
 CANDIDATE = Revision(ModelVersion("churn", 7), "image-7")
 ADDRESS = {STABLE.id: (Address("127.0.0.1", 1),), CANDIDATE.id: (Address("127.0.0.1", 2),)}
-POLICY = RolloutPolicy(steps=(5, 50, 100))
+POLICY = RolloutPolicy(steps=(5, 50, 100), analysis=AnalysisPolicy(require_latency=False))
 OPEN = (Phase.CHECKING, Phase.BUILDING, Phase.STARTING, Phase.PROVING, Phase.PROGRESSING, Phase.PROMOTING)
 
 
@@ -69,7 +70,7 @@ def seen(weight: int = 0, tag: str = "", **changes: object) -> Seen:
 
 
 def blocks(stable: ArmCount, candidate: ArmCount, count: int) -> tuple[Block, ...]:
-    return tuple(Block(n, "r", 0, 0.0, 1.0, stable, candidate) for n in range(1, count + 1))
+    return tuple(Block(n, "r", 9, 0.0, 1.0, stable, candidate) for n in range(1, count + 1))
 
 
 GOOD = blocks(ArmCount(95, 0), ArmCount(20, 0), 200)

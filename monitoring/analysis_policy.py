@@ -1,0 +1,74 @@
+"""What a team tolerates in a canary, and how sure a decision has to be.
+
+Pure. One value for every metric: what is not asked for in a policy file has the default that stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isclose
+
+_SHARES = ("alpha_rollback", "alpha_promote", "exposure", "prediction_distance", "stable_error_alarm")
+_FROM_ZERO = ("margin_ratio", "latency_tolerance", "latency_margin")
+_WEIGHTS = ("weight_errors", "weight_refusals", "weight_latency", "weight_predictions")
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisPolicy:
+    """What is tolerated, and how sure a decision has to be."""
+
+    alpha_rollback: float = 0.01
+    """Most chance of rolling back a candidate that is not worse."""
+    alpha_promote: float = 0.05
+    """Most chance of promoting a candidate beyond the margin."""
+    margin_ratio: float = 0.5
+    """Promotion: the candidate's error rate may be this much higher, relative to the stable revision's."""
+    margin_points: float = 0.005
+    """Promotion: and by this much more, absolute (0.005 is half a percentage point)."""
+    exposure: float = 0.025
+    """Most excess errors that a step may risk, as a share of the model's whole traffic."""
+    latency_tolerance: float = 0.10
+    """Rollback: the candidate may be slower by this, relative to the stable revision."""
+    latency_margin: float = 0.25
+    """Promotion: the candidate may be slower by this, relative to the stable revision."""
+    require_latency: bool = True
+    """Promotion: ask for proof that the candidate is fast enough."""
+    prediction_distance: float = 0.10
+    """Rollback: this much of the predictions may be different ones (total variation distance)."""
+    weight_errors: float = 0.35
+    """Rollback: part of the evidence that is staked on errors; the weights sum to 1."""
+    weight_refusals: float = 0.05
+    """Rollback: part that is staked on requests refused with 4xx."""
+    weight_latency: float = 0.40
+    """Rollback: part that is staked on latency."""
+    weight_predictions: float = 0.20
+    """Rollback: part that is staked on predictions; with 0 they do not matter."""
+    stable_error_alarm: float = 0.20
+    """A stable revision that fails on more of its requests than this holds the ramp up, whatever the candidate does."""
+
+    def __post_init__(self) -> None:
+        for name in _SHARES:
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be above 0 and below 1, not {getattr(self, name)}")
+        for name in _FROM_ZERO:
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be a number from 0 on, not {getattr(self, name)}")
+        if not 0 <= self.margin_points < 1:
+            raise ValueError(
+                f"margin_points must be from 0 to below 1 (half a point is 0.005), not {self.margin_points}"
+            )
+        if not self.margin_ratio and not self.margin_points:
+            raise ValueError("margin_ratio and margin_points must not both be 0: an equal candidate would never pass")
+        if not self.latency_margin and self.require_latency:
+            raise ValueError(
+                "latency_margin must not be 0 while require_latency is on: an equal candidate never passes"
+            )
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        for name in _WEIGHTS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        total = sum(getattr(self, name) for name in _WEIGHTS)
+        if not isclose(total, 1.0, abs_tol=1e-9):
+            raise ValueError(f"weight_errors and the other weights must sum to 1, not {total:g}")

@@ -1,0 +1,242 @@
+"""What follows from the evidence: the verdict, why, and the numbers behind it.
+
+Pure. To go back comes first: where both are proven, the candidate was good enough and is no more. An alarm about the
+split or the stable revision holds the ramp up, and takes nothing back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from math import exp, log
+
+from monitoring.analysis import Evidence, log_e_by_metric, log_e_worse, share_of, smallest_excluded
+from monitoring.analysis_policy import AnalysisPolicy
+from monitoring.blocks import ArmCount
+from monitoring.eprocess import Claim, EProcess, Line, Tally
+from monitoring.latency_evidence import enough_claim
+from monitoring.rate_evidence import gate_claim, worse_claim
+
+
+class Verdict(StrEnum):
+    """What follows from the evidence."""
+
+    PASS = "pass"  # noqa: S105
+    """Good enough for the next weight."""
+    FAIL = "fail"
+    """Worse than the stable revision."""
+    MORE = "more"
+    """Not enough evidence yet."""
+    ERROR = "error"
+    """Could not be measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One metric: evidence and thresholds are natural logarithms, arms are requests and how many of them were bad."""
+
+    name: str
+    weight: float
+    """Part of the evidence that the candidate is worse."""
+    log_e_worse: float
+    log_threshold_worse: float
+    log_e_ok: float | None
+    """That it is good enough for the next weight; None where nothing has to be proven."""
+    log_threshold_ok: float | None
+    stable: Tally
+    candidate: Tally
+    margin95: float | None = None
+    """Smallest excess that is excluded at 95 %; None while none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict with the numbers behind it. Evidence and thresholds are natural logarithms."""
+
+    verdict: Verdict
+    reason: str
+    log_e_worse: float
+    """Of all metrics together."""
+    log_threshold_worse: float
+    log_e_ok: float
+    """Of the metric that is furthest from being proven good enough."""
+    log_threshold_ok: float
+    stable: ArmCount
+    candidate: ArmCount
+    margin95: float | None
+    """Smallest excess error rate that is excluded at 95 %; None while none is."""
+    progress: float
+    """How far the evidence is towards a pass, from 0 to 1."""
+    metrics: tuple[Reading, ...] = ()
+    alarms: tuple[str, ...] = ()
+    """What holds the ramp up, though it is not the candidate's fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Required:
+    """Something that has to be proven before the next weight."""
+
+    metric: str
+    process: EProcess
+    claim: Claim
+
+    @property
+    def progress(self) -> float:
+        if self.process.proven is not None:
+            return 1.0
+        return max(0.0, self.process.log_e / self.claim.log_threshold)
+
+
+def judge(policy: AnalysisPolicy, evidence: Evidence, weight: int) -> Judgement:
+    """Whether the candidate may get `weight` percent, 100 being promotion.
+
+    A weight that is no step is judged by the next higher one, which asks for more.
+    """
+    goal = evidence.errors.gate(weight).weight
+    required = tuple(_required(policy, evidence, goal))
+    least = min(required, key=lambda one: one.progress)
+    alarms = tuple(_alarms(policy, evidence))
+    verdict = _verdict(evidence, least, alarms)
+    return Judgement(
+        verdict=verdict,
+        reason=_reason(policy, evidence, verdict, goal, required[0] if least.progress == 1 else least, alarms),
+        log_e_worse=log_e_worse(policy, evidence),
+        log_threshold_worse=log(1 / policy.alpha_rollback),
+        log_e_ok=least.process.log_e,
+        log_threshold_ok=least.claim.log_threshold,
+        stable=evidence.stable,
+        candidate=evidence.candidate,
+        margin95=smallest_excluded(evidence),
+        progress=least.progress,
+        metrics=tuple(_readings(policy, evidence, required)),
+        alarms=alarms,
+    )
+
+
+def _required(policy: AnalysisPolicy, evidence: Evidence, goal: int) -> Iterator[_Required]:
+    claim = gate_claim(policy, goal)
+    yield _Required("errors", evidence.errors.gate(goal).good_enough, claim)
+    yield _Required("refusals", evidence.refusals.gate(goal).good_enough, claim)
+    if goal == 100 and policy.require_latency:
+        for process in evidence.latency.enough:
+            yield _Required("latency", process, enough_claim(policy))
+
+
+def _alarms(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
+    if evidence.split.off:
+        yield f"the split is not what was asked: {evidence.split.told(share_of(evidence, evidence.split.step))}"
+    if evidence.health.alarm:
+        yield f"the stable revision itself fails on more than {policy.stable_error_alarm:.0%} of its requests"
+
+
+def _verdict(evidence: Evidence, least: _Required, alarms: tuple[str, ...]) -> Verdict:
+    if evidence.failed is not None:
+        return Verdict.FAIL
+    return Verdict.PASS if least.progress == 1 and not alarms else Verdict.MORE
+
+
+def _readings(policy: AnalysisPolicy, evidence: Evidence, required: tuple[_Required, ...]) -> Iterator[Reading]:
+    counts = {
+        "errors": (evidence.errors.stable, evidence.errors.candidate),
+        "refusals": (evidence.refusals.stable, evidence.refusals.candidate),
+        "latency": evidence.latency.beyond(),
+        "predictions": (Tally(sum(evidence.predictions.stable)), Tally(sum(evidence.predictions.candidate))),
+    }
+    threshold = log(1 / policy.alpha_rollback)
+    for metric, log_e in log_e_by_metric(policy, evidence).items():
+        proofs = [one for one in required if one.metric == metric]
+        least = min(proofs, key=lambda one: one.progress, default=None)
+        yield Reading(
+            name=metric,
+            weight=getattr(policy, f"weight_{metric}"),
+            log_e_worse=log_e,
+            log_threshold_worse=threshold,
+            log_e_ok=least.process.log_e if least else None,
+            log_threshold_ok=least.claim.log_threshold if least else None,
+            stable=counts[metric][0],
+            candidate=counts[metric][1],
+            margin95=smallest_excluded(evidence) if metric == "errors" else None,
+        )
+
+
+def _reason(
+    policy: AnalysisPolicy, evidence: Evidence, verdict: Verdict, goal: int, shown: _Required, alarms: tuple[str, ...]
+) -> str:
+    if verdict is Verdict.FAIL:
+        return _blame(policy, evidence)
+    if alarms:
+        return f"Held up: {'; '.join(alarms)}"
+    if not evidence.stable.requests or not evidence.candidate.requests:
+        return "No requests of both revisions to compare yet"
+    where = "all traffic" if goal == 100 else f"{goal} % of the traffic"
+    opening = "Good enough" if verdict is Verdict.PASS else "Too early to call it good enough"
+    odds = _odds(shown.process.log_e, shown.claim.log_threshold)
+    return f"{opening} for {where}: {_hoped(policy, shown)} ({odds}); {_counts(policy, evidence, shown.metric)}"
+
+
+def _blame(policy: AnalysisPolicy, evidence: Evidence) -> str:
+    """Which metrics proved the candidate worse by themselves, else which one did most."""
+    threshold = log(1 / policy.alpha_rollback)
+    found = log_e_by_metric(policy, evidence)
+    weighed = {metric: log_e + log(getattr(policy, f"weight_{metric}")) for metric, log_e in found.items()}
+    alone = [metric for metric, log_e in weighed.items() if log_e >= threshold]
+    blamed = alone or [max(weighed, key=lambda metric: weighed[metric])]
+    words = "; ".join(f"{_feared(policy, metric)}, {_counts(policy, evidence, metric)}" for metric in blamed)
+    opening = "Worse" if alone else "Worse by everything together, most of it"
+    return f"{opening}: {words} ({_odds(log_e_worse(policy, evidence), threshold)})"
+
+
+def _feared(policy: AnalysisPolicy, metric: str) -> str:
+    return {
+        "errors": f"error rate above {_words(worse_claim(policy).line)}",
+        "refusals": f"share of refused requests above {_words(worse_claim(policy).line)}",
+        "latency": f"slower than {1 + policy.latency_tolerance:g} times the stable revision",
+        "predictions": f"more than {policy.prediction_distance:.0%} of the predictions are different ones",
+    }[metric]
+
+
+def _hoped(policy: AnalysisPolicy, required: _Required) -> str:
+    line = _words(required.claim.line)
+    return {
+        "errors": f"error rate below {line}",
+        "refusals": f"share of refused requests below {line}",
+        "latency": f"not slower than {1 + policy.latency_margin:g} times the stable revision",
+    }[required.metric]
+
+
+def _counts(policy: AnalysisPolicy, evidence: Evidence, metric: str) -> str:
+    if metric == "predictions":
+        return f"about {evidence.predictions.moved():.0%} by what was seen"
+    if metric == "latency":
+        stable, candidate = evidence.latency.beyond()
+        after = f", after {policy.latency_tolerance:.0%} were taken off" if policy.latency_tolerance else ""
+        return (
+            f"{_percent(candidate)} of the candidate's requests{after}, and {_percent(stable)} of the stable revision's"
+            " took longer than 95 % of them usually take"
+        )
+    done = {"errors": "failed", "refusals": "were refused"}[metric]
+    arms = getattr(evidence, metric)
+    return f"{_share(arms.candidate, done)} of the candidate, {_share(arms.stable, done)} of the stable revision"
+
+
+def _percent(arm: Tally) -> str:
+    return f"{arm.errors / arm.requests:.1%}" if arm.requests else "none"
+
+
+def _share(arm: Tally, done: str) -> str:
+    share = arm.errors / arm.requests if arm.requests else 0.0
+    return f"{arm.errors:,.0f} of {arm.requests:,.0f} requests {done} ({share:.2%})"
+
+
+def _words(line: Line) -> str:
+    """The line as a person would say it: '1.5 times the stable one plus 0.5 points'."""
+    times = "the stable one" if line.slope == 1 else f"{line.slope:g} times the stable one"
+    return f"{times} plus {100 * line.offset:g} points" if line.offset else times
+
+
+def _odds(log_e: float, log_threshold: float) -> str:
+    """Evidence and threshold: '37 to 1, 20 to 1 needed'. What is beyond a million says no more."""
+    odds = exp(min(log_e, log(1e6)))
+    found = f"{odds:,.0f} to 1" if odds >= 1 else "less than 1 to 1"
+    return f"{found}, {exp(log_threshold):,.0f} to 1 needed"

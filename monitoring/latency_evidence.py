@@ -1,0 +1,85 @@
+"""Evidence about latency: the candidate is slower, or fast enough to be promoted.
+
+Pure. A request is scored against the latencies of the stable revision from before the rollout: by its rank among them,
+which sees a shift of everything, and by being beyond their upper quantiles, which sees a longer tail. What is tolerated
+was taken off the candidate's latencies before they were scored, so both claims are against the line p1 = p0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+from monitoring.analysis_policy import AnalysisPolicy
+from monitoring.blocks import CUTS, LEVELS, Latencies
+from monitoring.eprocess import FAST_ENOUGH, SLOW, SLOWER, Claim, EProcess, Line, Pair, Tally, opened, updated
+from monitoring.rate_evidence import summed, unending
+
+TAIL = (1, 2, 3)
+"""Positions in `CUTS` whose excess speaks against the candidate,"""
+ENOUGH = (0, 2)
+"""and those at which it has to be fast enough: the median and the 95th percentile."""
+_RANKED = unending(Claim(Line(), SLOWER, 0.0))
+_BEYOND = unending(Claim(Line(), SLOW, 0.0))
+PARTS = (0.5, *(0.5 / len(TAIL) for _ in TAIL))
+"""Of what is staked on latency: half on the rank, the rest on the tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyEvidence:
+    """What is known of latency. Every tuple but `enough` has the rank first, then the tail's quantiles."""
+
+    slower: tuple[EProcess, ...]
+    enough: tuple[EProcess, ...]
+    """That the candidate is fast enough, at each of `ENOUGH`."""
+    stable: tuple[Tally, ...]
+    """What earlier blocks said of the stable revision, for `slower`, then for `enough`."""
+    candidate: tuple[Tally, ...]
+
+    @classmethod
+    def start(cls, policy: AnalysisPolicy) -> LatencyEvidence:
+        slower = (opened(_RANKED), *(opened(_BEYOND) for _ in TAIL))
+        enough = tuple(opened(enough_claim(policy)) for _ in ENOUGH)
+        none = (Tally(),) * (len(slower) + len(enough))
+        return cls(slower, enough, none, none)
+
+    def after(self, policy: AnalysisPolicy, number: int, arms: tuple[Latencies, Latencies]) -> LatencyEvidence:
+        """With what block `number` says of both arms."""
+        stable, candidate = (_tallies(arm) for arm in arms)
+        claims = (_RANKED, *(_BEYOND for _ in TAIL), *(enough_claim(policy) for _ in ENOUGH))
+        processes = [
+            updated(process, claim, Pair(number, *now), *before)
+            for process, claim, now, before in zip(
+                (*self.slower, *self.enough),
+                claims,
+                zip(stable, candidate, strict=True),
+                zip(self.stable, self.candidate, strict=True),
+                strict=True,
+            )
+        ]
+        return LatencyEvidence(
+            tuple(processes[: len(self.slower)]),
+            tuple(processes[len(self.slower) :]),
+            tuple(map(summed, self.stable, stable)),
+            tuple(map(summed, self.candidate, candidate)),
+        )
+
+    def beyond(self) -> tuple[Tally, Tally]:
+        """Requests of both arms beyond the 95th percentile, as they count against the candidate."""
+        position = 1 + TAIL.index(CUTS.index(0.95))
+        return self.stable[position], self.candidate[position]
+
+
+def enough_claim(policy: AnalysisPolicy) -> Claim:
+    """What has to be proven at each of `ENOUGH` before the candidate may be promoted."""
+    return Claim(Line(), FAST_ENOUGH, log(1 / policy.alpha_promote))
+
+
+def _tallies(arm: Latencies) -> tuple[Tally, ...]:
+    requests = sum(arm.ranks)
+    score = sum(n * (position + 0.5) for position, n in enumerate(arm.ranks)) / LEVELS
+    return (
+        Tally(requests, score, arm.ranks),
+        *(Tally(requests, arm.slow[cut]) for cut in TAIL),
+        *(Tally(requests, arm.beyond[cut]) for cut in ENOUGH),
+    )

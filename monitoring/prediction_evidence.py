@@ -1,0 +1,91 @@
+"""Evidence that the candidate predicts other things than the stable revision, by more than a tolerated distance.
+
+Pure. Earlier blocks say in which categories the candidate seems to have more; the bet is that more than the tolerated
+distance of its requests fall into them. Where the total variation distance is within what is tolerated, no set of
+categories can hold more, so the bet is a fair one however the set was found. A retrained model is meant to differ:
+this can only take a candidate back, and no proof of likeness is asked for its promotion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from monitoring.blocks import Shares
+from monitoring.eprocess import RESERVE, Bets, Claim, EProcess, Line, Pair, Tally, log_factor, opened, staked
+
+_STABLE_PRIOR, _CANDIDATE_PRIOR = 20.0, 10.0
+"""Requests imagined before the first block: of the stable revision evenly over the categories, of the candidate as the
+stable revision's."""
+_JUMPS = (0.05, 0.15, 0.3, 0.6)
+"""Alternatives: this much of the way from the line to 1; and the candidate's own share so far."""
+_BETS = Bets(shifts=(), parts=(0.2,) * (len(_JUMPS) + 1), above=True, reserve=RESERVE)
+_LEAST = 1e-6
+"""No share is taken to be closer to 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionEvidence:
+    """What is known of predictions."""
+
+    differs: EProcess
+    stable: Shares = ()
+    """Requests per category; empty before the first block that tells."""
+    candidate: Shares = ()
+
+    @classmethod
+    def start(cls) -> PredictionEvidence:
+        return cls(opened(Claim(Line(), _BETS, inf)))
+
+    def after(self, distance: float, number: int, arms: tuple[Shares, Shares]) -> PredictionEvidence:
+        """With what block `number` says of both arms."""
+        stable, candidate = (seen or (0.0,) * len(arms[0]) for seen in (self.stable, self.candidate))
+        claim = Claim(Line(offset=distance), _BETS, inf)
+        q0, q1 = guesses(stable, candidate)
+        suspected = [one > other for one, other in zip(q1, q0, strict=True)]
+        block = Pair(number, *(_within(arm, suspected) for arm in arms))
+        factors = _log_factors(claim.line, _chosen(q0, suspected), _chosen(q1, suspected), block)
+        return PredictionEvidence(
+            staked(self.differs, claim, block, factors, sum(candidate)),
+            _added(stable, arms[0]),
+            _added(candidate, arms[1]),
+        )
+
+    def moved(self) -> float:
+        """How far the candidate's predictions seem to have moved: the total variation distance of both arms so far."""
+        if not sum(self.stable) or not sum(self.candidate):
+            return 0.0
+        before, now = ([n / sum(arm) for n in arm] for arm in (self.stable, self.candidate))
+        return sum(max(0.0, b - a) for a, b in zip(before, now, strict=True))
+
+
+def guesses(stable: Shares, candidate: Shares) -> tuple[list[float], list[float]]:
+    """Shares of the categories as the gambler sees them."""
+    even = 1 / len(stable)
+    q0 = [(n + _STABLE_PRIOR * even) / (sum(stable) + _STABLE_PRIOR) for n in stable]
+    total = sum(candidate) + _CANDIDATE_PRIOR
+    return q0, [(n + _CANDIDATE_PRIOR * was) / total for n, was in zip(candidate, q0, strict=True)]
+
+
+def _log_factors(line: Line, q0: float, q1: float, block: Pair) -> list[float]:
+    border = line.at(q0)
+    if not (block.stable.requests and block.candidate.requests and q0 > 0 and border < 1):
+        return [0.0] * (len(_JUMPS) + 1)
+    alternatives = (*(border + jump * (1 - border) for jump in _JUMPS), min(q1, 1 - _LEAST))
+    return [
+        log_factor(line, q0, alternative, block.stable, block.candidate) if alternative > border else 0.0
+        for alternative in alternatives
+    ]
+
+
+def _within(arm: Shares, suspected: Sequence[bool]) -> Tally:
+    return Tally(sum(arm), _chosen(arm, suspected))
+
+
+def _chosen(shares: Sequence[float], suspected: Sequence[bool]) -> float:
+    return sum(share for share, chosen in zip(shares, suspected, strict=True) if chosen)
+
+
+def _added(one: Shares, other: Shares) -> Shares:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
