@@ -29,7 +29,7 @@ ROUTES_FILE = "routes.json"
 ENTITY_HEADER = "x-entity-id"
 """Requests with the same value stay on the same revision while the weights stand."""
 INTERNAL_PREFIX = "x-promote-"
-"""Headers that begin so belong to us and are taken from every client's request."""
+"""Headers that begin so belong to us; they are taken from every client's request and from every answer."""
 RUNTIME = {"re2.max_program_size.error_level": 100_000}
 """Envoy's own limit refuses the expression for a model name of some sixty characters, and every route with it."""
 
@@ -107,7 +107,7 @@ def _header_filter() -> Config:
     return _extension(
         "envoy.filters.http.header_mutation",
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
-        mutations={"request_mutations": [ours]},
+        mutations={"request_mutations": [ours], "response_mutations": [ours]},
     )
 
 
@@ -145,8 +145,10 @@ LOG_FIELDS = {
     "began": "%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)%",
     "sent": "%COMMON_DURATION(US_TX_BEG:US_TX_END:us)%",
     "answered": "%COMMON_DURATION(US_RX_BEG:US_RX_END:us)%",
+    "took": "%COMMON_DURATION(DS_RX_BEG:US_RX_END:us)%",
+    "prediction": "%RESP(X-PROMOTE-PREDICTION)%",
 }
-"""One line of the access log, read by `monitoring/access_log.py`; the last three are null where that never happened."""
+"""One line of the access log, read by `monitoring/access_log.py`; durations are null where their end never came."""
 
 
 def _local_replies() -> Config:

@@ -7,7 +7,8 @@ from time import perf_counter
 
 from serving.runtime import answers
 from serving.runtime.exchange import Raw, Rows, Stage
-from serving.runtime.routes import Asked, Protocol, Reply
+from serving.runtime.prediction_header import told
+from serving.runtime.routes import JSON, Asked, Protocol, Reply
 from serving.runtime.service import Service
 
 PATH = "/invocations"
@@ -33,7 +34,7 @@ class Invocations:
         began = perf_counter()
         body = answers.write(predictions)
         self._stage(Stage.WRITE, perf_counter() - began)
-        return Reply(body)
+        return Reply(body, 200, (JSON, *told(predictions)))
 
     async def _asked(self, body: bytes, content_type: str) -> Rows | Raw:
         if len(body) < _LARGE:

@@ -19,7 +19,8 @@ from serving.runtime.exchange import Array, BadRequestError, Stage
 from serving.runtime.open_inference_binary import from_bytes, to_bytes
 from serving.runtime.open_inference_model import NotFoundError, OpenModel
 from serving.runtime.open_inference_tensors import Output, from_json, json_data
-from serving.runtime.routes import Asked, Protocol, Reply
+from serving.runtime.prediction_header import told_of
+from serving.runtime.routes import JSON, Asked, Protocol, Reply
 
 _PATH = re.compile("/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
@@ -158,10 +159,11 @@ class OpenInference:
         if request.id is not None:
             told["id"] = request.id
         pieces[0] = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+        predicted = told_of(outputs[0].values) if outputs else ()
         if len(pieces) == 1:
-            return Reply(pieces[0])
+            return Reply(pieces[0], 200, (JSON, *predicted))
         length = str(len(pieces[0])).encode()
-        return Reply(b"".join(pieces), 200, (_BINARY, (_JSON_LENGTH, length)))
+        return Reply(b"".join(pieces), 200, (_BINARY, (_JSON_LENGTH, length), *predicted))
 
 
 def server_metadata() -> dict[str, Any]:

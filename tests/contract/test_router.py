@@ -11,6 +11,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import httpx
 import pytest
@@ -220,6 +221,26 @@ def test_clients_cannot_send_headers_of_ours(
     assert seen["x-mine"] == "kept"
     assert seen["x-request-id"] != "mine"
     assert answer.headers["x-request-id"] == seen["x-request-id"]
+
+
+def test_what_an_answer_says_of_its_predictions_stays_in_the_log(
+    own_gateway: Gateway, upstreams: tuple[Upstream, Upstream]
+) -> None:
+    own_gateway.ensure()
+    envoy, wanted = EnvoyRouter(own_gateway.files.home, own_gateway.settings), between("churn", upstreams, 0)
+    envoy.set_weights(wanted)
+    in_force(envoy, wanted)
+    answer = ask(own_gateway, "/models/churn/invocations")
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("x-promote-")]
+    ended = until(lambda: [line for line in logged(own_gateway) if line["type"] == "UpstreamEnd"])
+    assert [line["prediction"] for line in ended] == ["[0.5]"]
+    assert 0 < ended[0]["took"] < 10_000_000
+
+
+def logged(gateway: Gateway) -> list[dict[str, Any]]:
+    """Every whole line of the access log."""
+    return [json.loads(line) for line in gateway.files.access_log.read_text().splitlines() if line.endswith("}")]
 
 
 @pytest.mark.parametrize(
