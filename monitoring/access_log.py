@@ -20,14 +20,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-from monitoring.block_store import BlockStore, Counted, OutrunError, Progress
+from monitoring.block_store import BlockStore, Counted, OutrunError, Progress, Saved
 from monitoring.blocks import Block, BlockError, Scale
 from monitoring.filling import Folding
 from monitoring.folder import Folder
 from monitoring.log_entry import Entry, entries
 from monitoring.log_file import LogFile
-from monitoring.log_line import GATEWAY_STARTED, STARTED, is_first, record_of, written_at
+from monitoring.log_line import GATEWAY_STARTED, STARTED, is_first, is_shielding, record_of, written_at
 from monitoring.traffic import Rates, Recent
 
 
@@ -175,33 +176,27 @@ class AccessLogBlocks:
         self._recent.restore(state.get("stable", {}))
         for model, revision, seen in saved.history:
             self._recent.remember(model, revision, seen)
-        restored = [(log, Folder.restore(folder, self._folding)) for log, folder in state.get("folders", ())]
-        self._folders = {(folder.rollout, log): folder for log, folder in restored}
-        for each in saved.counted:
-            if (each.rollout, each.log) in self._folders:
-                self._folders[each.rollout, each.log].recall(each.at, each.ids)
+        self._folders = {(f["rollout"], log): self._restored(log, f, saved) for log, f in state.get("folders", ())}
         self._pending: list[Block] = []
         self._unsaved, self._saved_at, self._loaded = 0, time.monotonic(), True
+
+    def _restored(self, log: int, state: Mapping[str, Any], saved: Saved) -> Folder:
+        key = (state["rollout"], log)
+        parts = [part for rollout, number, part in saved.parts if (rollout, number) == key]
+        settled = [(each.at, each.ids) for each in saved.counted if (each.rollout, each.log) == key]
+        return Folder.restore(state, parts, settled, self._folding)
 
     def _save(self, forget: tuple[str, ...] = ()) -> None:
         """Make everything read so far count; what failed before is counted with it."""
         now = self._clock()
         counts = self._counts + self._failures
-        state = {
-            "logs": [log.state() for log in self._logs],
-            "counts": counts,
-            "read_at": self._read_at,
-            "prepared": sorted(self._prepared),
-            "numbers": self._numbers,
-            "rates": self._rates.state(now),
-            "stable": self._recent.state(),
-            "folders": [(log, folder.state()) for (_, log), folder in self._folders.items()],
-        }
+        parts = [(*key, folder.take_part()) for key, folder in self._folders.items()]
         settled = [(key, folder.take_settled()) for key, folder in self._folders.items()]
         progress = Progress(
-            state,
+            self._state(now, counts),
             self._pending,
             [Counted(rollout, log, now, ids) for (rollout, log), ids in settled if ids],
+            parts,
             self._recent.take_new(),
             self._recent.superfluous(),
             forget,
@@ -212,6 +207,18 @@ class AccessLogBlocks:
         self._pending, self._unsaved, self._saved_at = [], 0, time.monotonic()
         for log in self._logs:
             log.tidy()
+
+    def _state(self, now: float, counts: Counter[str]) -> dict[str, Any]:
+        return {
+            "logs": [log.state() for log in self._logs],
+            "counts": counts,
+            "read_at": self._read_at,
+            "prepared": sorted(self._prepared),
+            "numbers": self._numbers,
+            "rates": self._rates.state(now),
+            "stable": self._recent.state(),
+            "folders": [(log, folder.state()) for (_, log), folder in self._folders.items()],
+        }
 
     def _take(self, log: int, data: bytes) -> float:
         """Hand every line to the rollout it belongs to; the latest time any of them was written."""
@@ -239,11 +246,14 @@ class AccessLogBlocks:
             return 0.0
         at = written_at(entry)
         self._rates.begin(at)
+        if is_shielding(entry):
+            self._counts["shielded"] += 1
+            return at
         record = record_of(entry, self._patience_ms) if entry.step else None
         if is_first(entry):
             self._rates.add(entry.model, at)
         if entry.type != STARTED:
-            self._recent.add(entry, entry.model, entry.cluster, at)
+            self._recent.add(entry, entry.model, entry.revision or entry.cluster, at)
         if record is not None and record.rollout not in self._forgotten:
             self._folder(record.rollout, log).add(record)
         return at

@@ -3,7 +3,8 @@
 Every call opens the file anew: there is nothing to close, and nothing to go stale. The serial guards against
 two readers of one log, as while one controller takes over from another: the slower one's work is refused.
 
-What is large is kept in parts that are only added to: ids of settled requests, and the histories of revisions.
+What is large is kept in parts that are only added to: requests that are not settled, ids of those that were lately,
+and the histories of revisions.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 
 from monitoring.blocks import Block, BlockError
+from monitoring.filling import Part
 from monitoring.ruler import KEPT
 from monitoring.traffic import Observation
 
@@ -33,6 +35,10 @@ CREATE TABLE IF NOT EXISTS settled (
     rollout TEXT NOT NULL, id INTEGER NOT NULL, block BLOB NOT NULL, PRIMARY KEY (rollout, id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counted (rollout TEXT NOT NULL, log INTEGER NOT NULL, at REAL NOT NULL, ids TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS parts (
+    rollout TEXT NOT NULL, log INTEGER NOT NULL, number INTEGER NOT NULL, part BLOB NOT NULL,
+    PRIMARY KEY (rollout, log, number)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (model TEXT NOT NULL, revision TEXT NOT NULL, seen BLOB NOT NULL, n INT NOT NULL);
 """
 
@@ -62,6 +68,8 @@ class Saved:
     state: dict[str, Any]
     forgotten: frozenset[str]
     counted: list[Counted]
+    parts: list[tuple[str, int, Part]]
+    """Rollout, log and part, in order."""
     history: list[tuple[str, str, list[Observation]]]
     """Model, revision, and what was observed of it, oldest first."""
 
@@ -73,6 +81,8 @@ class Progress:
     state: dict[str, Any]
     blocks: Sequence[Block] = ()
     counted: Sequence[Counted] = ()
+    parts: Sequence[tuple[str, int, Part]] = ()
+    """Rollout, log and part."""
     history: dict[tuple[str, str], list[Observation]] = field(default_factory=dict)
     """What was observed since the last time, by model and revision."""
     superfluous: Collection[tuple[str, str]] = ()
@@ -84,6 +94,7 @@ class Progress:
 
 
 _blocks = msgspec.json.Decoder(Block)
+_parts = msgspec.json.Decoder(Part)
 _observations = msgspec.json.Decoder(list[Observation])
 
 
@@ -102,10 +113,12 @@ class BlockStore:
             forgotten = frozenset(name for (name,) in database.execute("SELECT rollout FROM forgotten"))
             rows = database.execute("SELECT rollout, log, at, ids FROM counted ORDER BY rowid")
             counted = [Counted(rollout, log, at, ids.split("\n")) for rollout, log, at, ids in rows]
+            rows = database.execute("SELECT rollout, log, part FROM parts ORDER BY rollout, log, number")
+            parts = [(rollout, log, _parts.decode(part)) for rollout, log, part in rows]
             rows = database.execute("SELECT model, revision, seen FROM history ORDER BY rowid")
             history = [(model, revision, _observations.decode(seen)) for model, revision, seen in rows]
         state = msgspec.json.decode(text)
-        return Saved(serial, state if state.get("version") == _VERSION else {}, forgotten, counted, history)
+        return Saved(serial, state if state.get("version") == _VERSION else {}, forgotten, counted, parts, history)
 
     def save(self, serial: int, progress: Progress) -> int:
         """All of it or nothing; the next serial. `OutrunError` where `serial` is not the stored one."""
@@ -119,10 +132,12 @@ class BlockStore:
             rows = [(block.rollout, block.id, msgspec.json.encode(block)) for block in progress.blocks]
             database.executemany("INSERT INTO settled VALUES (?, ?, ?)", rows)
             _keep_counted(database, progress)
+            _keep_parts(database, progress)
             _keep_history(database, progress)
             for rollout in progress.forget:
                 database.execute("DELETE FROM settled WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM counted WHERE rollout = ?", (rollout,))
+                database.execute("DELETE FROM parts WHERE rollout = ?", (rollout,))
                 database.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (rollout,))
         return serial + 1
 
@@ -146,6 +161,15 @@ def _keep_counted(database: sqlite3.Connection, progress: Progress) -> None:
     rows = [(each.rollout, each.log, each.at, "\n".join(each.ids)) for each in progress.counted]
     database.executemany("INSERT INTO counted VALUES (?, ?, ?, ?)", rows)
     database.execute("DELETE FROM counted WHERE at < ?", (progress.settled_before,))
+
+
+def _keep_parts(database: sqlite3.Connection, progress: Progress) -> None:
+    for rollout, log, part in progress.parts:
+        if part.records or part.closed:
+            row = (rollout, log, part.number, msgspec.json.encode(part))
+            database.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", row)
+        where = (rollout, log, part.first_needed)
+        database.execute("DELETE FROM parts WHERE rollout = ? AND log = ? AND number < ?", where)
 
 
 def _keep_history(database: sqlite3.Connection, progress: Progress) -> None:

@@ -97,12 +97,15 @@ class Filling:
     opened: float
     closed: float
     """When its last request was assigned."""
+    part: int
+    """Where the first of its requests was kept; see `Part`."""
     ended: float = inf
     """When it was closed to further requests."""
     arms: set[Arm] = field(default_factory=set)
     members: list[str] = field(default_factory=list)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, part: int) -> None:
+        self.part = min(self.part, part)
         self.members.append(record.request_id)
         self.arms.add(record.arm)
         self.closed = max(self.closed, record.assigned)
@@ -121,12 +124,25 @@ class Filling:
 
     def state(self) -> list[Any]:
         ended = None if self.ended == inf else self.ended
-        return [self.step, self.opened, self.closed, ended, sorted(self.arms), self.members]
+        return [self.step, self.opened, self.closed, self.part, ended, sorted(self.arms), self.members]
 
     @classmethod
     def restore(cls, state: Sequence[Any]) -> Filling:
-        step, opened, closed, ended, arms, members = state
-        return cls(step, opened, closed, inf if ended is None else ended, {Arm(arm) for arm in arms}, [*members])
+        step, opened, closed, part, ended, arms, members = state
+        return cls(step, opened, closed, part, inf if ended is None else ended, {Arm(arm) for arm in arms}, [*members])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What came in between two times that a folder was kept, so that it need not be kept whole every time."""
+
+    number: int
+    first_needed: int
+    """Parts before this one need not be kept any more."""
+    records: list[list[Any]]
+    """Requests that were new or changed, as `Record.state` has them."""
+    closed: list[tuple[int, list[Any]]]
+    """Blocks that were closed: how many had been closed before, and `Filling.state`."""
 
 
 def outcomes_due(filling: Filling, members: Iterable[Record], policy: Folding) -> float:

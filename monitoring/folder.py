@@ -24,7 +24,17 @@ from math import inf, isfinite
 from typing import Any
 
 from monitoring.blocks import Arm, ArmCount, Block, Scale
-from monitoring.filling import Filling, Folding, Record, count, latencies, latencies_due, outcomes_due, predictions
+from monitoring.filling import (
+    Filling,
+    Folding,
+    Part,
+    Record,
+    count,
+    latencies,
+    latencies_due,
+    outcomes_due,
+    predictions,
+)
 from monitoring.ruler import History, Ruler
 
 
@@ -45,10 +55,14 @@ class Folder:
         self._scale = Scale()
         self._learnt = History()
         self._known: dict[str, Record] = {}
-        self._waiting: list[tuple[float, str]] = []
+        self._waiting: list[tuple[float, str, int]] = []
         self._open: Filling | None = None
         self._closed = deque[Filling]()
         self._timed = 0
+        self._popped = 0
+        self._part = 0
+        self._changed: dict[str, None] = {}
+        self._shut: list[Filling] = []
         self._next = 1
         self._now = 0.0
         self._last = 0.0
@@ -78,7 +92,7 @@ class Folder:
             if known.arm is not record.arm:
                 self.counts["shielded"] += record.decided is not None
             elif known.decided is None and record.decided is not None:
-                self._known[key] = record
+                self._know(record)
             else:
                 self.counts["repeated" if (known.decided is None) is (record.decided is None) else "disordered"] += 1
         elif key in self._settled:
@@ -87,14 +101,17 @@ class Folder:
             self.counts["stale"] += 1
         else:
             self.counts["late"] += record.assigned <= self._now - self.policy.late_seconds
-            self._known[key] = record
-            self._waiting.append((record.assigned, key))
+            self._know(record)
+            self._waiting.append((record.assigned, key, self._part))
+
+    def _know(self, record: Record) -> None:
+        self._known[record.request_id] = record
+        self._changed[record.request_id] = None
 
     def abandon(self, now: float) -> None:
         """The gateway died at `now`: what was under way ended, and says nothing about a revision."""
-        for key, record in self._known.items():
-            if record.decided is None:
-                self._known[key] = replace(record, decided=now, abandoned=True)
+        for record in [record for record in self._known.values() if record.decided is None]:
+            self._know(replace(record, decided=now, abandoned=True))
 
     def advance(self, now: float) -> tuple[Block, ...]:
         """Everything the log said before `now` has been added; what is settled by that."""
@@ -110,11 +127,11 @@ class Folder:
     def _release(self, horizon: float) -> None:
         self._waiting.sort()
         due = bisect_right(self._waiting, horizon, key=lambda entry: entry[0])
-        for _, key in self._waiting[:due]:
-            self._place(self._known[key])
+        for _, key, part in self._waiting[:due]:
+            self._place(self._known[key], part)
         del self._waiting[:due]
 
-    def _place(self, record: Record) -> None:
+    def _place(self, record: Record, part: int) -> None:
         if self._open is not None:
             over = self._open.over(self.policy)
             if record.assigned >= over:
@@ -122,8 +139,8 @@ class Folder:
             elif record.step != self._open.step:
                 self._close(record.assigned)
         if self._open is None:
-            self._open = Filling(record.step, record.assigned, record.assigned)
-        self._open.add(record)
+            self._open = Filling(record.step, record.assigned, record.assigned, part)
+        self._open.add(record, part)
         if self._open.full(self.policy):
             self._close(self._open.closed)
 
@@ -131,6 +148,7 @@ class Folder:
         if self._open is not None:
             self._open.ended = at
             self._closed.append(self._open)
+            self._shut.append(self._open)
             self._open = None
 
     def _settle(self) -> list[Block]:
@@ -176,6 +194,7 @@ class Folder:
     def _outcomes(self, due: float, gone: list[str]) -> Block:
         """The whole of the first block, or what was left of it."""
         filling = self._closed.popleft()
+        self._popped += 1
         timed = self._timed == 0
         self._timed = max(self._timed - 1, 0)
         members = [self._known.pop(key) for key in filling.members]
@@ -220,45 +239,77 @@ class Folder:
             self._settled.difference_update(self._recent.popleft()[1])
 
     def take_settled(self) -> list[str]:
-        """Ids of the requests that were settled since it was asked last, to be kept for `recall`."""
+        """Ids of the requests that were settled since it was asked last, to be kept for `restore`."""
         taken, self._unkept = self._unkept, []
         return taken
 
-    def recall(self, at: float, settled: list[str]) -> None:
-        """Know again what was settled at `at`, after `restore`; in order of these times."""
-        self._settled.update(settled)
-        self._recent.append((at, settled))
+    def take_part(self) -> Part:
+        """What came in since it was asked last, to be kept for `restore` together with a `state` taken after it."""
+        number = self._popped + len(self._closed) - len(self._shut)
+        closed = [(number + place, filling.state()) for place, filling in enumerate(self._shut)]
+        closed = [entry for entry in closed if entry[0] >= self._popped]
+        records = [self._known[key].state() for key in self._changed if key in self._known]
+        part = Part(self._part, self._first_needed(), records, closed)
+        self._part, self._changed, self._shut = self._part + 1, {}, []
+        return part
+
+    def _first_needed(self) -> int:
+        """The first part that tells of a request that is not settled."""
+        fillings = [*self._closed] if self._open is None else [*self._closed, self._open]
+        parts = [filling.part for filling in fillings] + [part for _, _, part in self._waiting]
+        return min(parts, default=self._part)
 
     def state(self) -> dict[str, Any]:
-        """What has to be kept for `restore`, as JSON; ids of settled requests are left to `take_settled`."""
+        """The rest of what has to be kept for `restore`, as JSON."""
         return {
             "rollout": self.rollout,
             "next": self._next,
             "now": self._now,
             "last": self._last,
             "timed": self._timed,
+            "popped": self._popped,
+            "part": self._part,
             "counts": dict(self.counts),
             "ruler": None if self.ruler is None else self.ruler.state(),
             "ruled": self.ruled if isfinite(self.ruled) else None,
             "scale": [self._scale.latency_tolerance, self._scale.latency_margin],
             "learnt": self._learnt.state(),
-            "records": [record.state() for record in self._known.values()],
-            "waiting": self._waiting,
             "open": None if self._open is None else self._open.state(),
-            "closed": [filling.state() for filling in self._closed],
         }
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any], policy: Folding | None = None) -> Folder:
+    def restore(
+        cls,
+        state: Mapping[str, Any],
+        parts: Iterable[Part],
+        settled: Iterable[tuple[float, list[str]]],
+        policy: Folding | None = None,
+    ) -> Folder:
+        """From its state, its parts from the first needed one on, and what was settled lately and when, in order."""
         folder = cls(state["rollout"], policy)
         folder._next, folder._now, folder._last = state["next"], state["now"], state["last"]
-        folder._timed, folder.counts = state["timed"], Counter(state["counts"])
+        folder._timed, folder._popped, folder._part = state["timed"], state["popped"], state["part"]
+        folder.counts = Counter(state["counts"])
         folder.ruler = None if state["ruler"] is None else Ruler.restore(state["ruler"])
-        if state["ruled"] is not None or folder.ruler is not None:
+        if folder.ruler is not None:
             folder.ruled = -inf if state["ruled"] is None else state["ruled"]
         folder._scale, folder._learnt = Scale(*state["scale"]), History.restore(state["learnt"])
-        folder._known = {entry[0]: Record.read(folder.rollout, entry) for entry in state["records"]}
-        folder._waiting = [(at, key) for at, key in state["waiting"]]
         folder._open = None if state["open"] is None else Filling.restore(state["open"])
-        folder._closed = deque(Filling.restore(entry) for entry in state["closed"])
+        for at, keys in settled:
+            folder._settled.update(keys)
+            folder._recent.append((at, keys))
+        for part in parts:
+            folder._take_back(part)
+        placed = {key for filling in (folder._open, *folder._closed) if filling for key in filling.members}
+        rest = [record for key, record in folder._known.items() if key not in placed]
+        for record in rest:
+            folder._know(record)
+            folder._waiting.append((record.assigned, record.request_id, folder._part))
         return folder
+
+    def _take_back(self, part: Part) -> None:
+        """Everything in `part` that is not settled."""
+        self._closed.extend(Filling.restore(state) for number, state in part.closed if number >= self._popped)
+        for entry in part.records:
+            if entry[0] not in self._settled:
+                self._known[entry[0]] = Record.read(self.rollout, entry)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.blocks import Arm, ArmCount, Block
-from monitoring.filling import Folding, Record
+from monitoring.blocks import Arm, ArmCount, Block, Scale
+from monitoring.filling import Folding, Part, Record
 from monitoring.folder import Folder
+from monitoring.ruler import LEAST, History
 
 POLICY = Folding(
     requests=4,
@@ -145,12 +146,119 @@ def test_repetitions_are_dropped_however_late() -> None:
     assert folder.counts == {"late": 0, "repeated": 28, "disordered": 4, "stale": 4}
 
 
+class Kept:
+    """What is kept of a folder, as JSON, and only as long as it is needed."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._settled: list[tuple[float, list[str]]] = []
+
+    def restart(self, folder: Folder, now: float) -> Folder:
+        """Keep everything, and a folder made of that."""
+        part = folder.take_part()
+        self._parts.append(json.dumps(asdict(part)))
+        parts = [Part(**json.loads(text)) for text in self._parts]
+        self._parts = [text for text, old in zip(self._parts, parts, strict=True) if old.number >= part.first_needed]
+        self._settled.append((now, folder.take_settled()))
+        self._settled = [(at, keys) for at, keys in self._settled if at >= now - POLICY.memory_seconds]
+        needed = [old for old in parts if old.number >= part.first_needed]
+        return Folder.restore(json.loads(json.dumps(folder.state())), needed, self._settled, POLICY)
+
+
+def reference(requests: int) -> History:
+    """Latencies of 1 to 100 ms, and predictions of 0 and 1 in turn."""
+    return History((1.0 + number % 100, (float(number % 2),)) for number in range(requests))
+
+
+def ruled() -> Folder:
+    folder = Folder("ro", POLICY)
+    folder.measure(Scale(), reference(LEAST))
+    return folder
+
+
+def test_slow_requests_are_told_by_rank_and_by_cut() -> None:
+    folder = ruled()
+    for n, (arm, took) in enumerate([(S, 0.0505), (C, 0.0505), (S, 0.2), (C, 0.115)]):
+        folder.add(record(n, arm, 0.0, took))
+    (block,) = folder.advance(100.0)
+    assert block.latency is not None
+    stable, candidate = block.latency
+    assert (sum(stable.ranks), stable.ranks[16], stable.ranks[31]) == (2, 1, 1)
+    assert (stable.slow, stable.beyond) == ((2, 1, 1, 1), (2, 1, 1, 1))
+    assert candidate.ranks[14] == 1, "45.9 ms after its tolerance"
+    assert candidate.slow == (1, 1, 1, 1), "104.5 ms is beyond all cuts"
+    assert candidate.beyond == (1, 1, 0, 0), "92 ms is beyond p90"
+
+
+def test_a_hanging_candidate_is_slow_long_before_its_time_is_over() -> None:
+    folder = ruled()
+    for n, arm in enumerate([S, C, S, C]):
+        folder.add(record(n, arm, 0.0, None if arm is C else 0.01))
+    (early,) = folder.advance(2.1)
+    assert (early.id, early.stable, early.candidate, early.predictions) == (1, ArmCount(), ArmCount(), None)
+    assert early.latency is not None
+    assert [arm.ranks[31] for arm in early.latency] == [0, 2]
+    (late,) = folder.advance(5.1)
+    assert (late.id, late.stable, late.candidate, late.latency) == (2, ArmCount(2, 0), ArmCount(2, 2), None)
+
+
+def test_a_client_that_left_before_anything_was_known_says_nothing_of_latency() -> None:
+    folder = ruled()
+    for n, (arm, took) in enumerate([(S, 0.01), (C, 0.05), (C, 0.5), (C, 0.02)]):
+        folder.add(replace(record(n, arm, 0.0, took), abandoned=n in (1, 2)))
+    (block,) = folder.advance(10.0)
+    assert block.candidate == ArmCount(1, 0)
+    assert block.latency is not None
+    assert (sum(block.latency[1].ranks), block.latency[1].ranks[31]) == (2, 1), "one left when it was slow already"
+
+
+def test_a_request_of_many_rows_predicts_in_parts() -> None:
+    folder = ruled()
+    values = [(0.0,), (1.0, 1.0, 0.0, 7.0), None, (1.0,)]
+    for n, arm in enumerate([S, C, S, C]):
+        folder.add(replace(record(n, arm, 0.0), prediction=values[n]))
+    (block,) = folder.advance(10.0)
+    assert block.predictions == ((1.0, 0.0, 0.0), (0.25, 1.5, 0.25))
+
+
+def test_refusals_are_counted_apart_from_errors() -> None:
+    records = [record(n, arm, 0.0) for n, arm in enumerate([S, C, S, C])]
+    records[1] = replace(records[1], refused=True)
+    assert [(block.stable, block.candidate) for block in fold(records)] == [(ArmCount(2), ArmCount(2, 0, 1))]
+
+
+def test_the_stable_revisions_answer_to_a_shielded_request_counts_for_no_arm() -> None:
+    folder = Folder("ro", POLICY)
+    for n, arm in enumerate([S, C, S, C]):
+        folder.add(record(n, arm, 0.0, error=arm is C))
+    for n in (1, 3):
+        folder.add(record(n, S, 0.0, None))
+        folder.add(record(n, S, 0.0, 0.2))
+    (block,) = folder.advance(10.0)
+    assert (block.stable, block.candidate, folder.counts["shielded"]) == (ArmCount(2), ArmCount(2, 2), 2)
+
+
+def test_without_a_reference_the_first_requests_of_the_rollout_are_one() -> None:
+    folder = Folder("ro", POLICY)
+    for n in range(800):
+        folder.add(record(n, C if n % 4 == 0 else S, n * 0.05, 0.01))
+    blocks = folder.advance(1000.0)
+    assert folder.ruler is not None
+    before = sum(block.stable.requests for block in blocks if block.latency is None)
+    assert LEAST <= before < LEAST + 60, "as many as are needed, and what was under way when they were there"
+    after = [block for block in blocks if block.latency is not None]
+    assert {block.latency is None for block in blocks[: -len(after)]} == {True}
+    assert sum(sum(block.latency[0].ranks) for block in after if block.latency) == 600 - before
+
+
 events = st.lists(
     st.tuples(
         st.sampled_from([S, S, S, C]), st.floats(0.0, 0.9), st.one_of(st.none(), st.floats(0.0, 4.0)), st.booleans()
     ),
     max_size=80,
 )
+pauses_in = st.one_of(st.sets(st.integers(0, 160)), st.integers(1, 9).map(lambda n: set(range(0, 160, n))))
+"""Lines after which the log is read no further for a while."""
 
 
 def stream(drawn: list[tuple[Arm, float, float | None, bool]]) -> list[tuple[float, Record]]:
@@ -158,8 +266,9 @@ def stream(drawn: list[tuple[Arm, float, float | None, bool]]) -> list[tuple[flo
     lines, at = [], 100.0
     for number, (arm, gap, took, error) in enumerate(drawn):
         at += gap
-        whole = record(number, arm, at, took, error=error, step=number // 30)
-        lines.append((at, replace(whole, decided=None, error=False)))
+        told = None if error else (float(number % 2),)
+        whole = replace(record(number, arm, at, took, error=error, step=number // 30), prediction=told)
+        lines.append((at, replace(whole, decided=None, error=False, prediction=None)))
         if whole.decided is not None:
             lines.append((whole.decided, whole))
     return sorted(lines, key=lambda line: line[0])
@@ -175,18 +284,58 @@ def test_every_request_counts_once_and_ids_have_no_gaps(drawn: list[tuple[Arm, f
         assert sum(getattr(block, of).errors for block in blocks) == sum(took is None or error for took, error in mine)
 
 
-@given(events, st.sets(st.integers(0, 160)), st.booleans())
+@given(events)
+def test_every_request_is_ranked_once_and_predicts_once(drawn: list[tuple[Arm, float, float | None, bool]]) -> None:
+    folder = ruled()
+    for _, each in stream(drawn):
+        folder.add(each)
+    blocks = folder.advance(10_000.0)
+    for arm, place in ((S, 0), (C, 1)):
+        mine = [(took, error) for a, _, took, error in drawn if a is arm]
+        ranked = [block.latency[place] for block in blocks if block.latency is not None]
+        assert sum(sum(each.ranks) for each in ranked) == len(mine)
+        slower = sum(took is None or took * 1000 > 100 * (1.1 if arm is C else 1.0) for took, _ in mine)
+        assert sum(each.slow[3] for each in ranked) in range(slower, slower + 2), "100 ms is the last of the reference"
+        told = sum(sum(block.predictions[place]) for block in blocks if block.predictions is not None)
+        assert told == sum(took is not None and not error for took, error in mine)
+
+
+@given(events, pauses_in, st.booleans(), st.sampled_from([0, LEAST - 10, LEAST]))
 def test_blocks_do_not_depend_on_when_the_log_is_read_nor_on_restarts(
-    drawn: list[tuple[Arm, float, float | None, bool]], pauses: set[int], restart: bool
+    drawn: list[tuple[Arm, float, float | None, bool]], pauses: set[int], restart: bool, known: int
 ) -> None:
     lines = stream(drawn)
-    folder = Folder("ro", POLICY)
+    folder, kept, whole = Folder("ro", POLICY), Kept(), Folder("ro", POLICY)
+    folder.measure(Scale(), reference(known))
+    whole.measure(Scale(), reference(known))
     blocks: list[Block] = []
     for number, (written, each) in enumerate(lines):
         folder.add(each)
+        whole.add(each)
         if number in pauses:
             blocks += folder.advance(written)
             if restart:
-                folder = Folder.restore(json.loads(json.dumps(folder.state())), POLICY)
+                folder = kept.restart(folder, written)
     blocks += folder.advance(10_000.0)
-    assert tuple(blocks) == fold([each for _, each in lines], now=10_000.0)
+    assert tuple(blocks) == whole.advance(10_000.0)
+    assert folder.ruler == whole.ruler
+
+
+def test_what_was_settled_is_known_again_after_a_restart() -> None:
+    folder = Folder("ro", POLICY)
+    records = [record(n, arm, 0.0) for n, arm in enumerate([S, C, S, C])]
+    for each in records:
+        folder.add(each)
+    assert shape(folder.advance(10.0)) == [(2, 2)]
+    folder = Kept().restart(folder, 10.0)
+    for each in records:
+        folder.add(each)
+    assert folder.advance(100.0) == ()
+    assert folder.counts["repeated"] == 4
+
+
+def test_under_heavy_traffic_blocks_are_larger() -> None:
+    folder = Folder("ro", replace(POLICY, least_seconds=0.05, most_requests=1000))
+    for n in range(400):
+        folder.add(record(n, S if n % 2 else C, n / 2000))
+    assert [sum(pair) for pair in shape(folder.advance(10.0))] == [101, 101, 101, 97]
