@@ -25,6 +25,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     step: str | None = None
     candidate: str | None = None
     cluster: str | None = None
+    revision: str | None = None
     host: str | None = None
     code: int = 0
     flags: str = "-"

@@ -8,6 +8,7 @@ what happened               first line                last line (``UpstreamEnd``
 answered                    ``UpstreamPoolReady``     its code, no flags, ``answered`` set
 refused, connect time-out   none                      code 0, flag ``UF``
 reset by the revision       ``UpstreamPoolReady``     code 0, flag ``UC`` (or ``UPE`` and the code in mid-answer)
+failed, retried elsewhere   ``UpstreamPoolReady``     its code, ``answered`` null: the rest of it is not waited for
 time-out of the request     ``UpstreamPoolReady``     no flags, ``answered`` null (code 0, or the code in mid-answer)
 client left while it waited ``UpstreamPoolReady``     the same, only earlier
 client left while sending   ``UpstreamPoolReady``     the same, and ``sent`` null
@@ -28,6 +29,7 @@ from __future__ import annotations
 from monitoring.blocks import Arm
 from monitoring.filling import Record
 from monitoring.log_entry import Entry, prediction
+from serving.envoy import SHIELDED
 
 STARTED = "UpstreamPoolReady"
 GATEWAY_STARTED = "GatewayStart"
@@ -46,6 +48,19 @@ def is_first(entry: Entry) -> bool:
     return entry.type == STARTED or entry.began is None
 
 
+def is_shielding(entry: Entry) -> bool:
+    """Whether it is about the stable revision answering what failed on the candidate.
+
+    That request was the candidate's by chance, and is its failure; the stable revision was not chosen for it.
+    """
+    return shielded(entry) and entry.revision is not None and entry.revision != entry.candidate
+
+
+def shielded(entry: Entry) -> bool:
+    """Whether the request was assigned to a candidate whose failures the stable revision answers."""
+    return bool(entry.candidate) and entry.cluster == f"{entry.candidate}{SHIELDED}"
+
+
 def latency_ms(entry: Entry) -> float:
     """From the assignment to the end of the revision's answer, or of the request where it never answered."""
     return entry.took / 1000.0 if entry.took is not None else float(entry.ms or 0)
@@ -57,6 +72,8 @@ def outcome(entry: Entry, patience_ms: float) -> tuple[bool, bool, bool]:
         return True, False, False
     if entry.answered is not None:
         return entry.code >= 500, False, 400 <= entry.code < 500
+    if shielded(entry) and entry.code >= 500:
+        return True, False, False
     sending = entry.began is not None and entry.sent is None
     if sending or 400 <= entry.code < 500 or (entry.ms or 0) < patience_ms:
         return False, True, False
@@ -68,7 +85,7 @@ def record_of(entry: Entry, patience_ms: float) -> Record:
     rollout, _, step = (entry.step or "").rpartition("/")
     if entry.id is None or not rollout:
         raise ValueError("a line of a rollout without its request or step")
-    arm = Arm.CANDIDATE if entry.cluster == entry.candidate else Arm.STABLE
+    arm = Arm.CANDIDATE if entry.cluster == entry.candidate or shielded(entry) else Arm.STABLE
     if entry.type == STARTED:
         return Record(entry.id, rollout, int(step), arm, entry.start)
     error, abandoned, refused = outcome(entry, patience_ms)

@@ -30,6 +30,8 @@ ENTITY_HEADER = "x-entity-id"
 """Requests with the same value stay on the same revision while the weights stand."""
 INTERNAL_PREFIX = "x-promote-"
 """Headers that begin so belong to us; they are taken from every client's request and from every answer."""
+SHIELDED = "~shielded"
+"""Ends the name of a candidate's cluster whose failures the stable revision answers."""
 RUNTIME = {"re2.max_program_size.error_level": 100_000}
 """Envoy's own limit refuses the expression for a model name of some sixty characters, and every route with it."""
 
@@ -140,6 +142,7 @@ LOG_FIELDS = {
     "candidate": "%METADATA(ROUTE:promote:candidate)%",
     "cluster": "%UPSTREAM_CLUSTER%",
     "host": "%UPSTREAM_HOST%",
+    "revision": "%UPSTREAM_METADATA(promote:revision)%",
     "code": "%RESPONSE_CODE%",
     "flags": "%RESPONSE_FLAGS%",
     "began": "%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)%",
@@ -172,9 +175,11 @@ def _reply(code: str, message: str) -> Config:
 
 
 def cluster_table(routes: Iterable[Route], settings: GatewaySettings, leaving: Iterable[Config] = ()) -> Config:
-    """One cluster per revision of any of `routes`, and those that are `leaving`."""
+    """One cluster per revision of any of `routes`, one per shield, and those that are `leaving`."""
+    routes = tuple(routes)
     endpoints = {revision: hosts for route in routes for revision, hosts in route.endpoints.items()}
     staying = [_cluster(revision, endpoints[revision], settings) for revision in endpoints]
+    staying += [_shield_cluster(shield, settings) for route in routes if (shield := _shield(route)) is not None]
     return _table(sorted([*staying, *leaving], key=lambda cluster: str(cluster["name"])))
 
 
@@ -182,6 +187,42 @@ def _table(resources: Sequence[Config]) -> Config:
     """The version is the content's digest, so that Envoy can be asked whether exactly this is in force."""
     version = hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()[:16]
     return {"version_info": version, "resources": list(resources)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shield:
+    """Requests for the candidate that fail there are tried once more on the stable revision."""
+
+    candidate: str
+    stable: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.candidate}{SHIELDED}"
+
+
+def _shield(route: Route) -> _Shield | None:
+    others = [revision for revision, share in route.weights.shares.items() if share and revision != route.candidate]
+    shares = route.weights.shares.get(route.candidate or "", 0)
+    if not route.shield_bytes or route.candidate is None or not shares or len(others) != 1:
+        return None
+    return _Shield(route.candidate, others[0])
+
+
+def _shield_cluster(shield: _Shield, settings: GatewaySettings) -> Config:
+    """Both revisions' clusters one after the other; only here is anything tried twice."""
+    return {
+        "@type": f"{TYPES}.config.cluster.v3.Cluster",
+        "name": shield.name,
+        "connect_timeout": f"{settings.connect_seconds}s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": _extension(
+            "envoy.clusters.aggregate",
+            "extensions.clusters.aggregate.v3.ClusterConfig",
+            clusters=[shield.candidate, shield.stable],
+        ),
+        "circuit_breakers": {"thresholds": [{"max_retries": settings.connections}]},
+    }
 
 
 def _cluster(revision: str, hosts: Sequence[Address], settings: GatewaySettings) -> Config:
@@ -201,8 +242,15 @@ def _cluster(revision: str, hosts: Sequence[Address], settings: GatewaySettings)
         "typed_extension_protocol_options": _http1(settings.idle_seconds),
         "load_assignment": {
             "cluster_name": revision,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(host)}} for host in hosts]}],
+            "endpoints": [{"lb_endpoints": [_endpoint(revision, host) for host in hosts]}],
         },
+    }
+
+
+def _endpoint(revision: str, host: Address) -> Config:
+    return {
+        "endpoint": {"address": _socket(host)},
+        "metadata": {"filter_metadata": {"promote": {"revision": revision}}},
     }
 
 
@@ -230,9 +278,12 @@ def route_table(routes: Iterable[Route], settings: GatewaySettings) -> Config:
 
 def _scoring(route: Route, settings: GatewaySettings) -> list[Config]:
     revisions = sorted(route.endpoints)
-    notes = {"model": route.model, "step": route.step, "candidate": route.candidate or "", "revisions": revisions}
-    metadata = {"metadata": {"filter_metadata": {"promote": notes}}}
-    name, action = _pattern(route.model), _action(route, settings)
+    notes: Config = {"model": route.model, "step": route.step, "candidate": route.candidate or ""}
+    notes |= {"revisions": revisions, "shield_bytes": route.shield_bytes, "shadow": route.shadow or ""}
+    metadata: Config = {"metadata": {"filter_metadata": {"promote": notes}}}
+    name, action = _pattern(route.model), _action(route, settings, _shield(route))
+    if _shield(route) is not None:
+        metadata["per_request_buffer_limit_bytes"] = route.shield_bytes
     rewrite = {"regex_rewrite": {"pattern": {"regex": "^.*$"}, "substitution": "/invocations"}}
     return [
         {"match": _match(f"/models/{name}/invocations"), "route": action | rewrite, **metadata},
@@ -241,7 +292,7 @@ def _scoring(route: Route, settings: GatewaySettings) -> list[Config]:
 
 
 def _asking(route: Route, settings: GatewaySettings) -> list[Config]:
-    name, action = _pattern(route.model), _action(route, settings)
+    name, action = _pattern(route.model), _action(route, settings, None)
     rewrite = {"regex_rewrite": {"pattern": {"regex": "^.*/"}, "substitution": "/"}}
     return [
         {"match": _match(f"/models/{name}/(ping|health|version)"), "route": action | rewrite},
@@ -271,15 +322,29 @@ def _either_case(digit: str) -> str:
     return f"[{digit}{digit.lower()}]" if digit.isalpha() else digit
 
 
-def _action(route: Route, settings: GatewaySettings) -> Config:
+def _action(route: Route, settings: GatewaySettings, shield: _Shield | None) -> Config:
     """The candidate comes first: as its weight grows, the entities that it has stay with it."""
     shares = sorted(route.weights.shares.items(), key=lambda share: (share[0] != route.candidate, share[0]))
-    weighted = [{"name": revision, "weight": weight} for revision, weight in shares]
+    behind = {shield.candidate: shield.name} if shield else {}
+    weighted = [{"name": behind.get(revision, revision), "weight": weight} for revision, weight in shares]
     return {
         "weighted_clusters": {"clusters": weighted, "use_hash_policy": True},
         "hash_policy": [_entity(route.candidate or "")],
         "timeout": f"{settings.request_seconds}s",
-    }
+    } | ({"retry_policy": _ONCE_MORE} if shield else {})
+
+
+_ONCE_MORE = {
+    "retry_on": "5xx,reset,connect-failure,refused-stream",
+    "num_retries": 1,
+    "retry_priority": _extension(
+        "envoy.retry_priorities.previous_priorities",
+        "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+        update_frequency=1,
+    ),
+    "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
+}
+"""Said of the whole route, but allowed in the shield's cluster only: the stable revision's requests are tried once."""
 
 
 def _entity(salt: str) -> Config:
@@ -290,7 +355,7 @@ def _entity(salt: str) -> Config:
 
 def routes_of(tables: Iterable[Config], clusters: Iterable[Config]) -> dict[str, Route]:
     """The routes that configuration describes, by model; a route without its clusters is not in force yet."""
-    endpoints = {cluster["name"]: _addresses(cluster) for cluster in clusters}
+    endpoints = {cluster["name"]: _addresses(cluster) for cluster in clusters if "load_assignment" in cluster}
     found: dict[str, Route] = {}
     for table in tables:
         for entry in (entry for host in table["virtual_hosts"] for entry in host.get("routes", ())):
@@ -303,10 +368,19 @@ def routes_of(tables: Iterable[Config], clusters: Iterable[Config]) -> dict[str,
 def _collect(
     found: dict[str, Route], action: Config, notes: Config, endpoints: Mapping[str, tuple[Address, ...]]
 ) -> None:
-    shares = {share["name"]: share["weight"] for share in action["weighted_clusters"]["clusters"]}
+    weighted = action["weighted_clusters"]["clusters"]
+    shares = {share["name"].removesuffix(SHIELDED): share["weight"] for share in weighted}
     known = {revision: endpoints[revision] for revision in notes["revisions"] if revision in endpoints}
     if len(known) == len(notes["revisions"]):
-        found[notes["model"]] = Route(notes["model"], Weights(shares), known, notes["step"], notes["candidate"] or None)
+        found[notes["model"]] = Route(
+            notes["model"],
+            Weights(shares),
+            known,
+            notes["step"],
+            notes["candidate"] or None,
+            int(notes.get("shield_bytes", 0)),
+            notes.get("shadow") or None,
+        )
 
 
 def _addresses(cluster: Config) -> tuple[Address, ...]:

@@ -50,10 +50,10 @@ def reader(gateway: Gateway, home: Path, reading: ReadingPolicy = READING) -> Ac
     return AccessLogBlocks(gateway.files.access_log, home, gateway.reopen_log, folding=FOLDING, reading=reading)
 
 
-def serve(gateway: Gateway, stable: Address, candidate: Address, weight: int, step: str) -> None:
+def serve(gateway: Gateway, stable: Address, candidate: Address, weight: int, step: str, shield_bytes: int = 0) -> None:
     router = EnvoyRouter(gateway.files.home, gateway.settings)
     shares = {name: share for name, share in (("v1", 100 - weight), ("v2", weight)) if share}
-    route = Route("churn", Weights(shares), {"v1": (stable,), "v2": (candidate,)}, step, "v2")
+    route = Route("churn", Weights(shares), {"v1": (stable,), "v2": (candidate,)}, step, "v2", shield_bytes)
     router.set_weights(route)
     until(lambda: router.get_weights().get("churn") == route)
 
@@ -268,3 +268,28 @@ def test_a_source_forgets_a_rollout_for_good(
     source.forget("ro")
     source.forget("ro")
     assert source.blocks("ro", 0) == ()
+
+
+@pytest.mark.parametrize("how", ["refuses", "answers 500"])
+def test_what_a_shielded_candidate_fails_on_is_its_failure_and_nobody_notices(
+    running: Gateway, tmp_path: Path, upstreams: tuple[Upstream, Upstream], refused: Address, how: str
+) -> None:
+    source = reader(running, tmp_path)
+    stable, candidate = upstreams[0].address, refused if how == "refuses" else upstreams[1].address
+    serve(running, stable, candidate, 50, "ro/0", shield_bytes=100_000)
+    mode = "" if how == "refuses" else "500 on one-v2"
+    assert ask(running, 60, mode) == [200] * 60
+    until(lambda: sum(arm.requests for arm in totals(source, "ro")) == 60)
+    by_stable, by_candidate = totals(source, "ro")
+    assert by_stable.errors == 0
+    assert by_candidate.errors == by_candidate.requests > 0
+    assert source.counters()["shielded"] >= by_candidate.errors
+
+
+def test_a_request_that_is_too_large_is_not_shielded(running: Gateway, upstreams: tuple[Upstream, Upstream]) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 50, "ro/0", shield_bytes=1000)
+    url = f"{running.url}/models/churn/invocations"
+    with httpx.Client(timeout=10.0, trust_env=False) as client:
+        large = [client.post(url, content=b"x" * 50_000, headers={"mode": "500 on one-v2"}) for _ in range(40)]
+    assert {answer.status_code for answer in large} == {200, 500}
+    assert {answer.json()["server"] for answer in large if answer.status_code == 500} == {"one-v2"}
