@@ -59,8 +59,11 @@ class Evidence:
     """Id of the block that proved the candidate worse; nothing but the counts changes from there on."""
 
     @classmethod
-    def start(cls, policy: AnalysisPolicy, steps: tuple[int, ...]) -> Evidence:
-        """Before the first block. The first step needs no gate: it is where evidence comes from."""
+    def start(cls, policy: AnalysisPolicy, steps: tuple[int, ...], shares: tuple[int, ...] = ()) -> Evidence:
+        """Before the first block. The first step needs no gate: it is where evidence comes from.
+
+        `shares` are the candidate's weights by the step that blocks have, where there are more than `steps`.
+        """
         weights = sorted({*steps[1:], 100})
         return cls(
             errors=RateEvidence.start(policy, weights),
@@ -70,7 +73,7 @@ class Evidence:
             excesses=tuple(opened(claim) for claim in EXCESS_CLAIMS),
             split=SplitEvidence(),
             health=StableHealth(),
-            shares=steps,
+            shares=shares or steps,
             stable=ArmCount(),
             candidate=ArmCount(),
             trail=Trail(),

@@ -52,6 +52,7 @@ def deadline(rollout: Rollout) -> float:
         Phase.STARTING: policy.ready_seconds,
         Phase.PROVING: policy.ready_seconds,
         Phase.PROGRESSING: policy.step_max_seconds,
+        Phase.BAKING: policy.bake_seconds,
         Phase.PROMOTING: policy.promote_seconds,
         Phase.ROLLING_BACK: policy.ready_seconds,
         Phase.PAUSED: policy.pause_seconds,
@@ -117,8 +118,8 @@ def _dead(rollout: Rollout, seen: Seen) -> str | None:
 
 
 def _late(rollout: Rollout, now: datetime) -> str | None:
-    """A passed deadline; a step without enough evidence pauses instead (see `_progressing`)."""
-    if rollout.phase is Phase.PROGRESSING or not _passed(rollout, now):
+    """A passed deadline; a step without enough evidence pauses instead (see `_progressing`), and a bake is over."""
+    if rollout.phase in (Phase.PROGRESSING, Phase.BAKING) or not _passed(rollout, now):
         return None
     return f"{rollout.phase.value} took longer than {deadline(rollout):.0f} s" + (
         f": {rollout.reason}" if rollout.reason else ""
@@ -161,7 +162,9 @@ def _proving(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     proved = _gated(rollout, seen, Phase.PROGRESSING, now)
     if proved.phase is not Phase.PROGRESSING:
         return proved
-    return replace(proved, step=0, evidence=Evidence.start(rollout.policy.analysis, rollout.policy.steps))
+    policy = rollout.policy
+    shares = (*policy.steps, 100 - policy.bake_weight)
+    return replace(proved, step=0, evidence=Evidence.start(policy.analysis, policy.steps, shares))
 
 
 def _gated(rollout: Rollout, seen: Seen, then: Phase, now: datetime) -> Rollout:
@@ -190,7 +193,9 @@ def _progressing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
 
 def _next_step(rollout: Rollout, reason: str, now: datetime) -> Rollout:
     if rollout.next_weight == 100:
-        return replace(_enter(rollout, Phase.PROMOTING, now), reason=reason)
+        bakes = rollout.policy.bake_seconds and rollout.policy.bake_weight
+        then = Phase.BAKING if bakes else Phase.PROMOTING
+        return replace(_enter(rollout, then, now), step=len(rollout.policy.steps), reason=reason)
     return replace(rollout, step=rollout.step + 1, entered=now, reason=reason)
 
 
@@ -206,6 +211,18 @@ def _in_force(rollout: Rollout, seen: Seen) -> bool:
         return False
     route = seen.routes.get(rollout.intent.model)
     return route is not None and route.step == rollout.tag and route.weights.of(rollout.candidate) == rollout.weight
+
+
+def _baking(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    """Good enough for all traffic, and still compared; a stable revision that dies meanwhile ends it."""
+    said = judgement(rollout)
+    if said is not None and said.verdict is Verdict.FAIL:
+        return _back(rollout, said.reason, now)
+    status = seen.status(rollout.stable)
+    alone = seen.revisions is not None and (status is None or status.state is RevisionState.FAILED)
+    if alone or _passed(rollout, now):
+        return _enter(rollout, Phase.PROMOTING, now, keep_reason=True)
+    return rollout
 
 
 def _promoting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
@@ -270,7 +287,7 @@ def _back(rollout: Rollout, reason: str, now: datetime) -> Rollout:
 
 
 def _enter(rollout: Rollout, phase: Phase, now: datetime, *, keep_reason: bool = False) -> Rollout:
-    steered = rollout.steered or phase in (Phase.PROGRESSING, Phase.PROMOTING)
+    steered = rollout.steered or phase in (Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING)
     reason = rollout.reason if keep_reason else ""
     return replace(rollout, phase=phase, entered=now, reason=reason, steered=steered)
 
@@ -291,5 +308,6 @@ _STEPS: dict[Phase, Callable[[Rollout, Seen, datetime], Rollout]] = {
     Phase.STARTING: _starting,
     Phase.PROVING: _proving,
     Phase.PROGRESSING: _progressing,
+    Phase.BAKING: _baking,
     Phase.PROMOTING: _promoting,
 }

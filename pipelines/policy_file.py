@@ -107,6 +107,7 @@ ROLLOUT = section(
     without=("settings", "analysis"),
     steps=tuple[Annotated[int, Field(ge=1, le=100)], ...],
     step_max_seconds=Positive,
+    bake_weight=Annotated[int, Field(ge=0, le=50)],
     build_seconds=Positive,
     ready_seconds=Positive,
     promote_seconds=Positive,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
-from monitoring.blocks import Arm, Block, BlockError, BlockSource
+from monitoring.blocks import Arm, Block, BlockError, BlockSource, Scale
 from monitoring.notify import Alert, Notifier, Severity
 from pipelines import evidence
 from pipelines.advance import advance, judgement
@@ -160,9 +160,14 @@ class Promotion:
         return False
 
     def _blocks(self, rollout: Rollout) -> tuple[Block, ...] | None:
-        if rollout.evidence is None or rollout.phase in FINAL:
-            return None
+        """What is new; before the first share of traffic, have it settled what is usual for the stable revision."""
         try:
+            if rollout.phase is Phase.PROVING:
+                analysis = rollout.policy.analysis
+                scale = Scale(analysis.latency_tolerance, analysis.latency_margin)
+                self._ports.blocks.prepare(rollout.id, rollout.intent.model, scale)
+            if rollout.evidence is None or rollout.phase in FINAL:
+                return None
             return self._ports.blocks.blocks(rollout.id, rollout.evidence.block)
         except BlockError as error:
             log.warning("rollout %s: no evidence could be read: %s", rollout.id, error)

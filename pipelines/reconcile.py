@@ -95,13 +95,14 @@ def reconcile(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:
 def steers(rollout: Rollout) -> bool:
     """Whether the rollout, and not upkeep, decides about the model's route."""
     phase = rollout.resume if rollout.phase is Phase.PAUSED else rollout.phase
-    return phase in (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK) or rollout.phase is Phase.HALTED
+    moves = (Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING, Phase.ROLLING_BACK)
+    return phase in moves or rollout.phase is Phase.HALTED
 
 
 def runs(rollout: Rollout) -> bool:
     """Whether the rollout wants its candidate to run."""
     phase = rollout.resume if rollout.phase is Phase.PAUSED else rollout.phase
-    return phase in (Phase.STARTING, Phase.PROVING, Phase.SHADOWING, Phase.PROGRESSING, Phase.PROMOTING)
+    return phase in (Phase.STARTING, Phase.PROVING, Phase.SHADOWING, Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING)
 
 
 def expected(rollout: Rollout) -> frozenset[tuple[ModelVersion, Channel, Change]]:
@@ -171,7 +172,8 @@ def _route(rollout: Rollout, seen: Seen) -> Route | None:
     ends = {r.id: status.addresses for r in (stable, candidate) if (status := seen.status(r)) and status.addresses}
     if set(ends) != set(weights.shares):
         return None
-    return Route(rollout.intent.model, weights, ends, step=rollout.tag, candidate=candidate.id)
+    shield = rollout.policy.shield_bytes
+    return Route(rollout.intent.model, weights, ends, step=rollout.tag, candidate=candidate.id, shield_bytes=shield)
 
 
 def route_to(revision: Revision, seen: Seen, tag: str = "") -> Route | None:

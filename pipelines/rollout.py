@@ -84,6 +84,8 @@ class Phase(StrEnum):
     """The candidate gets copies of requests."""
     PROGRESSING = "progressing"
     """The candidate gets a growing share of the traffic, as the evidence allows."""
+    BAKING = "baking"
+    """The candidate has all traffic but a small share, which the old stable revision keeps for the comparison."""
     PROMOTING = "promoting"
     """All traffic moves to the candidate, then the channel is confirmed."""
     ROLLING_BACK = "rolling_back"
@@ -118,6 +120,12 @@ class RolloutPolicy:
     """Deadline for the candidate to answer its warm-up prediction and the gates on it."""
     promote_seconds: float = 1800.0
     """Deadline for the traffic to follow a decision to promote."""
+    bake_seconds: float = 600.0
+    """After the last step the old stable revision keeps a small share this long, and the comparison goes on; 0: not."""
+    bake_weight: int = 5
+    """That share in percent."""
+    shield_bytes: int = 2**20
+    """Requests up to this size that fail on the candidate are answered by the stable revision; 0 shields none."""
     pause_seconds: float = 86400.0
     """A paused rollout is taken back after this long."""
     keep_warm_seconds: float = 1800.0
@@ -154,7 +162,7 @@ class Rollout:
     candidate: Revision | None = None
     """Known once the image is there."""
     step: int = 0
-    """Index into `policy.steps`."""
+    """Index into `policy.steps`; after the last of them while the candidate bakes."""
     resume: Phase | None = None
     """Where a paused rollout goes on."""
     held: bool = False
@@ -198,6 +206,8 @@ class Rollout:
         phase = self.resume if self.phase is Phase.PAUSED else self.phase
         if phase is Phase.PROGRESSING:
             return self.policy.steps[self.step]
+        if phase is Phase.BAKING:
+            return 100 - self.policy.bake_weight
         return 100 if phase in (Phase.PROMOTING, Phase.SUCCEEDED) and self.intent.goal is not Goal.READY else 0
 
     @property

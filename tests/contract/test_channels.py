@@ -33,7 +33,7 @@ class TestGoingLive:
         either.registers(2)
         either.goes_live(1)
         either.goes_live(2)
-        assert either.weights == [(2, 10), (2, 50)]
+        assert either.weights == [(2, 10), (2, 50), (2, 95)]
         assert (either.holders(), either.served(), either.running()) == ({2}, {2: 100}, {1, 2})
         assert either.tags(2)["previous"] == "1"
         assert (either.tags(1)["state"], either.tags(1)["weight"], either.tags(1).get("url")) == ("replaced", "0", None)

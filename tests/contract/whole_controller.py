@@ -35,6 +35,7 @@ KEEP_WARM_SECONDS = 600.0
 ROLLOUT = RolloutPolicy(
     steps=(10, 50, 100),
     step_min_seconds=2.0,
+    bake_seconds=4.0,
     keep_warm_seconds=KEEP_WARM_SECONDS,
     analysis=AnalysisPolicy(margin_points=0.05, require_latency=False),
 )

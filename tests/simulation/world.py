@@ -35,6 +35,7 @@ POLICY = RolloutPolicy(
     steps=(10, 50, 100),
     step_min_seconds=2.0,
     step_max_seconds=120.0,
+    bake_seconds=15.0,
     build_seconds=60.0,
     ready_seconds=60.0,
     promote_seconds=60.0,

@@ -167,7 +167,7 @@ MISTAKES = [
         "drift: {schedule: 0}",
         "drift.schedule: must be a positive duration or a cron expression such as '0 6 * * *', not 0",
     ),
-    ("rollout: {stesp: [100]}", "rollout.stesp: is not known; did you mean 'steps'? Allowed here: build, keep_warm"),
+    ("rollout: {stesp: [100]}", "rollout.stesp: is not known; did you mean 'steps'? Allowed here: bake, bake_weight, build, keep_warm"),
     ("rollouts: {}", "rollouts: is not known; did you mean 'rollout'? Allowed here: analysis, channels"),
     ("zzz: 1", "zzz: is not known; Allowed here: analysis, channels"),
     ("models: [churn]", "model: must name the model, or 'models' several; one of the two"),

@@ -24,8 +24,20 @@ PRODUCTION, ALIAS = Channel.parse("Production"), Channel.parse("@champion")
 STABLE = Revision(ModelVersion("churn", 6), "image-6")
 CANDIDATE = Revision(ModelVersion("churn", 7), "image-7")
 ADDRESS = {STABLE.id: (Address("127.0.0.1", 1),), CANDIDATE.id: (Address("127.0.0.1", 2),)}
-POLICY = RolloutPolicy(steps=(5, 50, 100), analysis=AnalysisPolicy(require_latency=False))
-OPEN = (Phase.CHECKING, Phase.BUILDING, Phase.STARTING, Phase.PROVING, Phase.PROGRESSING, Phase.PROMOTING)
+POLICY = RolloutPolicy(steps=(5, 50, 100), shield_bytes=1000, analysis=AnalysisPolicy(require_latency=False))
+UNBAKED = replace(POLICY, bake_seconds=0.0)
+OPEN = (
+    Phase.CHECKING,
+    Phase.BUILDING,
+    Phase.STARTING,
+    Phase.PROVING,
+    Phase.PROGRESSING,
+    Phase.BAKING,
+    Phase.PROMOTING,
+)
+
+
+COMPARING = (Phase.PROGRESSING, Phase.BAKING)
 
 
 def intent(goal: Goal = Goal.LIVE, version: int | None = 7, channel: Channel = PRODUCTION) -> Intent:
@@ -44,8 +56,8 @@ def rollout(phase: Phase, **changes: object) -> Rollout:
         stable=STABLE,
         candidate=CANDIDATE if late else None,
         claimed=True,
-        steered=phase in (Phase.PROGRESSING, Phase.PROMOTING, Phase.ROLLING_BACK, Phase.SUCCEEDED),
-        evidence=Evidence.start(POLICY.analysis, POLICY.steps) if phase is Phase.PROGRESSING else None,
+        steered=phase in (*COMPARING, Phase.PROMOTING, Phase.ROLLING_BACK, Phase.SUCCEEDED),
+        evidence=Evidence.start(POLICY.analysis, POLICY.steps) if phase in COMPARING else None,
     )
     return replace(begun, **changes)  # type: ignore[arg-type]
 
@@ -57,7 +69,8 @@ def status(revision: Revision, state: RevisionState = RevisionState.READY, **mor
 def route(weight: int, tag: str = "") -> Route:
     weights = Weights.split(STABLE, CANDIDATE, weight)
     ends = {key: ADDRESS[key] for key in weights.shares}
-    return Route("churn", weights, ends, tag, CANDIDATE.id if 0 < weight < 100 else None)
+    both = 0 < weight < 100
+    return Route("churn", weights, ends, tag, CANDIDATE.id if both else None, POLICY.shield_bytes if both else 0)
 
 
 def seen(weight: int = 0, tag: str = "", **changes: object) -> Seen:
@@ -103,7 +116,13 @@ PASSED, FAILED = (GateResult("g", passed=True),), (GateResult("g", passed=False,
         (rollout(Phase.PROVING), seen(revisions={}), Phase.ROLLING_BACK),
         (rollout(Phase.PROGRESSING), seen(5, "r/0"), Phase.PROGRESSING),
         (rollout(Phase.PROGRESSING), seen(5, "r/0", blocks=BAD), Phase.ROLLING_BACK),
-        (rollout(Phase.PROGRESSING, step=1), seen(50, "r/1", blocks=GOOD), Phase.PROMOTING),
+        (rollout(Phase.PROGRESSING, step=1), seen(50, "r/1", blocks=GOOD), Phase.BAKING),
+        (rollout(Phase.PROGRESSING, step=1, policy=UNBAKED), seen(50, "r/1", blocks=GOOD), Phase.PROMOTING),
+        (rollout(Phase.BAKING, step=3), seen(95, "r/3"), Phase.BAKING),
+        (rollout(Phase.BAKING, step=3), seen(95, "r/3", blocks=BAD), Phase.ROLLING_BACK),
+        (rollout(Phase.BAKING, step=3), seen(95, "r/3", revisions={CANDIDATE.id: status(CANDIDATE)}), Phase.PROMOTING),
+        (rollout(Phase.BAKING, step=3), seen(95, "r/3", revisions={STABLE.id: status(STABLE)}), Phase.ROLLING_BACK),
+        (rollout(Phase.BAKING, step=3), seen(95, "r/3", revisions=None), Phase.BAKING),
         (rollout(Phase.PROGRESSING, step=1), seen(5, "r/0", blocks=GOOD), Phase.PROGRESSING),
         (rollout(Phase.PROMOTING), seen(50, "r/1"), Phase.PROMOTING),
         (rollout(Phase.PROMOTING), seen(100), Phase.SUCCEEDED),
@@ -148,6 +167,14 @@ def test_a_step_lasts_its_time_however_clear_the_evidence() -> None:
     world = seen(5, "r/0", blocks=GOOD)
     early = advance(before, world, NOW + timedelta(seconds=59))
     assert (early.step, advance(early, replace(world, blocks=()), LATER).step) == (0, 1)
+
+
+def test_a_bake_ends_after_its_time_and_not_before() -> None:
+    baking = rollout(Phase.BAKING, step=3)
+    assert (baking.weight, baking.tag) == (95, "r/3")
+    over = NOW + timedelta(seconds=POLICY.bake_seconds + 1)
+    assert advance(baking, seen(95, "r/3"), over).phase is Phase.PROMOTING
+    assert SetWeights(route(95, "r/3")) in reconcile(baking, seen(50, "r/2"))
 
 
 def test_a_step_without_evidence_pauses_and_goes_on_once_it_comes() -> None:
