@@ -1,8 +1,8 @@
 """One log that is read while it is written, through renaming, truncation and replacement.
 
-A position is an inode, an offset and the last bytes before it: these tell a file that was truncated and has grown
-again, or another file that was given the same inode, from the one that was being read. What is read counts once
-its position is saved, by the owner; a renamed file is deleted only after that.
+A position is an inode, an offset and the digest of the last bytes before it: these tell a file that was truncated
+and has grown again, or another file that was given the same inode, from the one that was being read. What is read
+counts once its position is saved, by the owner; a renamed file is deleted only after that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,8 @@ from serving.gateway import GatewayError
 
 logger = logging.getLogger(__name__)
 
-MARK = 64
-"""Bytes before a position by which a file is known again."""
+MARK = 1024
+"""Bytes before a position by which a file is known again: some lines, whose ids are like no others."""
 
 
 class LogFile:
@@ -32,15 +33,15 @@ class LogFile:
         """Whether reading has gone on to another file since `tidy`."""
         self._rotated = path.with_name(f"{path.name}.1")
         self._reopen = reopen
-        self._inode, self._offset, self._mark = 0, 0, b""
+        self._inode, self._offset, self._mark = 0, 0, _digest(b"")
 
     def state(self) -> list[Any]:
         """The position and what was counted, as JSON; `restore` takes it."""
-        return [self._inode, self._offset, self._mark.hex(), dict(self.counts)]
+        return [self._inode, self._offset, self._mark, dict(self.counts)]
 
     def restore(self, state: Sequence[Any] | None) -> None:
-        inode, offset, mark, counts = state or (0, 0, "", {})
-        self._inode, self._offset, self._mark, self.counts = inode, offset, bytes.fromhex(mark), Counter(counts)
+        self._inode, self._offset, self._mark, counts = state or (0, 0, _digest(b""), {})
+        self.counts = Counter(counts)
 
     def read(self, most: int) -> bytes:
         """The next whole lines, of about `most` bytes together; nothing where there are none yet."""
@@ -82,7 +83,7 @@ class LogFile:
         return first
 
     def _begin(self, path: Path) -> None:
-        self._inode, self._offset, self._mark = _inode(path), 0, b""
+        self._inode, self._offset, self._mark = _inode(path), 0, _digest(b"")
 
     def _go_on(self, path: Path) -> Path:
         """From the renamed file, which the writer has left and which is read, to the new one."""
@@ -93,20 +94,27 @@ class LogFile:
 
     def _read(self, path: Path, most: int) -> bytes:
         with path.open("rb") as file:
-            if self._offset and not self._is_same(file):
+            before = _before(file, self._offset)
+            if _digest(before) != self._mark:
                 self.counts["truncated"] += 1
-                self._offset, self._mark = 0, b""
-            file.seek(self._offset)
+                self._offset, before = 0, _before(file, 0)
             data = file.read(most)
         whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == most else 0)
-        self._offset += whole
-        self._mark = (self._mark + data[max(whole - MARK, 0) : whole])[-MARK:]
+        if whole:
+            self._offset += whole
+            self._mark = _digest((before + data[:whole])[-MARK:])
         return data[:whole]
 
-    def _is_same(self, file: BinaryIO) -> bool:
-        """Whether what was read last still stands before the position."""
-        file.seek(self._offset - len(self._mark))
-        return file.read(len(self._mark)) == self._mark
+
+def _before(file: BinaryIO, offset: int) -> bytes:
+    """The bytes before `offset`, which is read from next."""
+    length = min(offset, MARK)
+    file.seek(offset - length)
+    return file.read(length)
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
 
 
 def _inode(path: Path) -> int:

@@ -100,6 +100,6 @@ def record_of(entry: Entry, patience_ms: float) -> Record:
         abandoned,
         refused,
         latency_ms(entry),
-        prediction(entry.prediction),
+        None if error or refused or abandoned else prediction(entry.prediction),
         entry.host or "",
     )

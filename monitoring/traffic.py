@@ -1,7 +1,7 @@
 """What the log says of models in general: how much they are asked, and what their revisions did lately.
 
-A few requests of each second are remembered per revision, the first to end in it, so that a history covers
-minutes of heavy traffic in a few thousand requests, and costs nothing for all the others.
+Of a revision that is known well enough only a few requests of each second are remembered, the first to end in it,
+so that a history covers minutes of heavy traffic in a few thousand requests, and costs nothing for all the others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ RATE_SECONDS = 60
 """Requests per second are told over this time."""
 KNOWN_SECONDS = 5.0
 """No rate is told before the log covers this time."""
+ENOUGH = 2000
+"""Requests of a revision that are remembered however soon they come."""
 PER_SECOND = 8
-"""Requests of a revision that are remembered of each second."""
+"""Requests of a revision that are remembered of each second after that."""
 REVISIONS = 3
 """Revisions per model whose history is kept."""
 
@@ -78,12 +80,16 @@ class Recent:
             self._stable[model] = revision
         key, second = (model, revision), int(at)
         last, taken = self._taken.get(key, (0, 0))
-        taken = taken + 1 if last == second else 1
-        if taken <= PER_SECOND:
+        if last != second:
+            taken = 0
+        if taken < PER_SECOND or self._known(key) < ENOUGH:
             _, abandoned, _ = outcome(entry, self._patience_ms)
             if not abandoned:
-                self._taken[key] = (second, taken)
+                self._taken[key] = (second, taken + 1)
                 self._new.setdefault(key, []).append((latency_ms(entry), prediction(entry.prediction)))
+
+    def _known(self, key: tuple[str, str]) -> int:
+        return len(self._histories.get(key, ())) + len(self._new.get(key, ()))
 
     def of(self, model: str) -> History:
         """A copy of what the stable revision did."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,14 +20,16 @@ import pytest
 
 from benchmarks.gateway import request_lines
 from monitoring.access_log import AccessLogBlocks, ReadingPolicy
-from monitoring.blocks import ArmCount, BlockSource
+from monitoring.blocks import ArmCount, BlockError, BlockSource, Scale
 from monitoring.filling import Folding
+from monitoring.log_file import LogFile
+from monitoring.ruler import LEAST
 from serving.envoy_router import EnvoyRouter
 from serving.gateway import Gateway
 from serving.revision import Address, Weights
 from serving.router import Route
 from tests.fakes.blocks import FakeBlocks
-from tests.fixtures.gateway import Upstream, until
+from tests.fixtures.gateway import Upstream, free_port, until
 
 ROOT = Path(__file__).parents[2]
 FOLDING = Folding(requests=10, least_seconds=0.0, seconds=0.2, most_seconds=0.5, late_seconds=1.5, timeout_seconds=10.0)
@@ -221,10 +225,229 @@ def test_garbled_lines_are_counted_and_skipped(
     until(lambda: running.files.access_log.read_text().count("UpstreamEnd") == 2)
     copy = tmp_path / "copy.log"
     lines = running.files.access_log.read_bytes().splitlines(keepends=True)
-    copy.write_bytes(b"".join([b"{not json\n", b"\xff\xfe\n", b"[1]\n", *lines, *lines, *reversed(lines), b'{"type":']))
+    copy.write_bytes(
+        b"".join([b"{not json}\n", b'{"cut": \n', b"[1]\n", *lines, *lines, *reversed(lines), b'{"type":'])
+    )
     source = AccessLogBlocks(copy, tmp_path, lambda: None, folding=FOLDING, reading=READING)
     settles(source, "ro", stable=(0, 0), candidate=(2, 0))
-    assert source.counters()["garbled"] + source.counters()["cut"] == 3
+    counted = source.counters()
+    assert {name: counted[name] for name in ("garbled", "cut", "repeated", "disordered")} == {
+        "garbled": 1,
+        "cut": 2,
+        "repeated": 4,
+        "disordered": 4,
+    }
+
+
+def test_what_was_seen_before_is_the_ruler_of_a_rollout(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 0, "")
+    ask(running, LEAST)
+    source = reader(running, tmp_path)
+    until(lambda: running.files.access_log.read_text().count("UpstreamEnd") == LEAST)
+    source.prepare("ro", "churn", Scale())
+    source.prepare("ro", "churn", Scale(9.0, 9.0))
+    serve(running, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+    ask(running, 20)
+    ask(running, 4, "500")
+    source = reader(running, tmp_path)
+    until(lambda: sum(arm.requests for arm in totals(source, "ro")) == 24)
+    blocks = source.blocks("ro")
+    assert sum(sum(arm.ranks) for block in blocks for arm in block.latency or ()) == 24
+    assert [len(arm) for block in blocks for arm in block.predictions or ()] == [2] * 2 * len(blocks)
+    assert sum(sum(arm) for block in blocks for arm in block.predictions or ()) == sum(
+        arm.requests - arm.errors for block in blocks for arm in (block.stable, block.candidate)
+    )
+
+
+def test_several_envoys_feed_one_rollout(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    settings = replace(running.settings, port=free_port(), admin_port=free_port())
+    second = Gateway(tmp_path / "second", settings)
+    second.ensure()
+    try:
+        for gateway in (running, second):
+            serve(gateway, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+
+        def both() -> AccessLogBlocks:
+            other = LogFile(second.files.access_log, second.reopen_log)
+            log = running.files.access_log
+            return AccessLogBlocks(log, tmp_path, running.reopen_log, others=[other], folding=FOLDING, reading=READING)
+
+        for gateway in (running, second, running, second):
+            ask(gateway, 60)
+            both().pump()
+        source = both()
+        until(lambda: sum(arm.requests for arm in totals(source, "ro")) == 240)
+        assert {block.step for block in source.blocks("ro")} == {0}
+        assert source.counters()["lines"] == 2 * 240 + 2
+    finally:
+        second.stop(drain_seconds=0.0)
+
+
+class Written:
+    """A log of Envoy's form, whose clock stands still until it is asked to go on, and a reader of it."""
+
+    def __init__(self, home: Path, others: Sequence[Path] = ()) -> None:
+        self.home = home
+        self.log = home / "access.log"
+        self.now = 1_700_000_000.0
+        self.requests = 0
+        self._others = others
+        self.source = self.again()
+
+    def again(self) -> AccessLogBlocks:
+        """A reader that begins where the last one ended, as after a crash."""
+        others = [LogFile(path, lambda: None) for path in self._others]
+        self.source = AccessLogBlocks(
+            self.log, self.home, self._reopen, others=others, reading=READING, clock=lambda: self.now
+        )
+        return self.source
+
+    def write(self, requests: int, log: Path | None = None) -> bytes:
+        """So many requests within a second, and what the log gained."""
+        numbers = range(self.requests, self.requests + requests)
+        text = "".join(request_lines(n, self.now + (n - self.requests) / requests) for n in numbers).encode()
+        self.requests += requests
+        self.now += 1.0
+        self.append(text, log)
+        return text
+
+    def append(self, text: bytes, log: Path | None = None) -> None:
+        with (log or self.log).open("ab") as file:
+            file.write(text)
+
+    def settled(self) -> int:
+        """Requests in blocks after all waiting."""
+        self.now += 100.0
+        return sum(arm.requests for arm in totals(self.source, "rollout"))
+
+    def _reopen(self) -> None:
+        self.log.touch()
+
+
+def test_a_log_that_is_truncated_is_read_from_its_beginning(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    written.write(100)
+    written.source.pump()
+    os.truncate(written.log, 0)
+    written.write(10)
+    written.source.pump()
+    os.truncate(written.log, 0)
+    written.write(300)
+    assert written.settled() == 410
+    assert written.source.counters()["truncated"] == 2, "also where it has grown beyond what was read"
+
+
+def test_a_log_that_vanishes_is_followed_by_the_next_one(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    written.write(50)
+    written.source.pump()
+    written.log.rename(tmp_path / "elsewhere")
+    written.write(50)
+    assert written.settled() == 100
+    assert written.source.counters()["replaced"] == 1
+
+
+def test_a_log_that_cannot_be_read_is_read_later(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    written.write(50)
+    text = written.log.read_bytes()
+    written.log.unlink()
+    written.log.mkdir()
+    with pytest.raises(BlockError, match="cannot be read"):
+        written.source.pump()
+    written.log.rmdir()
+    written.log.write_bytes(text)
+    assert written.settled() == 50
+    assert written.source.counters()["unread"] == 1
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file of this process may grow beyond `limit` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_on_a_full_disk_nothing_is_half_done(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    written.write(100)
+    written.now += 10.0
+    before = written.source.blocks("rollout")
+    assert sum(block.stable.requests for block in before) > 50
+    written.write(2000)
+    written.now += 10.0
+    with full_disk((tmp_path / "blocks.sqlite3").stat().st_size):
+        for _ in range(2):
+            with pytest.raises(BlockError, match="cannot be kept"):
+                written.source.pump()
+    assert written.source.blocks("rollout")[: len(before)] == before
+    assert written.settled() == 2100
+    assert written.source.counters()["unsaved"] == 2
+    assert written.again().blocks("rollout") == written.source.blocks("rollout")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_lines_that_come_again_count_once(tmp_path: Path, restart: bool) -> None:
+    written = Written(tmp_path)
+    text = written.write(100)
+    written.now += 10.0
+    assert sum(block.stable.requests + block.candidate.requests for block in written.source.blocks("rollout")) == 100
+    if restart:
+        written.again()
+    written.append(text)
+    assert written.settled() == 100
+    assert written.settled() == 100
+    written.append(text)
+    assert written.settled() == 100
+    counted = written.source.counters()
+    assert (counted["repeated"], counted["stale"]) == (200, 200)
+
+
+def test_a_line_cut_by_a_crash_of_envoy_costs_one_line(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    text = written.write(20)
+    written.log.write_bytes(text[:-50])
+    written.source.pump()
+    written.append(b'\n{"type": "GatewayStart", "start": %.1f}\n' % written.now)
+    written.write(20)
+    assert written.settled() == 39, "the last request ended with the gateway, and nobody knows how"
+    assert written.source.counters()["cut"] == 1
+
+
+def test_who_was_away_finds_the_same_blocks(tmp_path: Path) -> None:
+    (tmp_path / "away").mkdir()
+    present, away = Written(tmp_path), Written(tmp_path / "away")
+    for written in (present, away):
+        written.source.pump()
+        for _ in range(40):
+            written.write(50)
+            if written is present:
+                written.source.pump()
+        assert written.settled() == 2000
+    assert away.source.blocks("rollout") == present.source.blocks("rollout")
+    assert [written.source.counters()["away"] for written in (present, away)] == [1, 1]
+
+
+def test_several_logs_share_one_ruler_and_one_numbering(tmp_path: Path) -> None:
+    other = tmp_path / "other.log"
+    written = Written(tmp_path, [other])
+    for number in range(60):
+        written.write(20, other if number % 3 else None)
+        written.source.pump()
+        if number % 10 == 0:
+            written.again()
+    assert written.settled() == 1200
+    blocks = written.source.blocks("rollout")
+    scored = sum(sum(arm.ranks) for block in blocks for arm in block.latency or ())
+    assert 700 < scored < 1000, "from when one log had told of enough requests of the stable revision"
 
 
 def test_the_rate_is_that_of_scoring_requests(

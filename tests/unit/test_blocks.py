@@ -336,6 +336,6 @@ def test_what_was_settled_is_known_again_after_a_restart() -> None:
 
 def test_under_heavy_traffic_blocks_are_larger() -> None:
     folder = Folder("ro", replace(POLICY, least_seconds=0.05, most_requests=1000))
-    for n in range(400):
-        folder.add(record(n, S if n % 2 else C, n / 2000))
-    assert [sum(pair) for pair in shape(folder.advance(10.0))] == [101, 101, 101, 97]
+    for n in range(512):
+        folder.add(record(n, S if n % 2 else C, n / 2048))
+    assert [sum(pair) for pair in shape(folder.advance(10.0))] == [104, 104, 104, 104, 96]

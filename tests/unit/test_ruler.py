@@ -17,8 +17,10 @@ from monitoring.ruler import BINS, KEPT, LEAST, MOST_CATEGORIES, History, Predic
 S, C = Arm.STABLE, Arm.CANDIDATE
 
 
-def ruler(latencies: list[float], predictions: list[Prediction] | None = None, scale: Scale | None = None) -> Ruler:
-    told: list[Prediction | None] = [*(predictions or [None] * len(latencies))]
+def ruler(
+    latencies: list[float], predictions: list[Prediction | None] | None = None, scale: Scale | None = None
+) -> Ruler:
+    told = predictions if predictions is not None else [None for _ in latencies]
     found = Ruler.from_history(History(zip(latencies, told, strict=True)), scale or Scale())
     assert found is not None
     return found
