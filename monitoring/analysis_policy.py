@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf, isclose
 
 _SHARES = ("alpha_rollback", "alpha_promote", "exposure", "prediction_distance", "stable_error_alarm")
-_FROM_ZERO = ("margin_ratio", "latency_tolerance", "latency_margin")
+_FROM_ZERO = ("margin_ratio", "latency_tolerance", "latency_margin", "latency_slack_ms")
 _WEIGHTS = ("weight_errors", "weight_refusals", "weight_latency", "weight_predictions")
 
 
@@ -31,13 +31,15 @@ class AnalysisPolicy:
     """Rollback: the candidate may be slower by this, relative to the stable revision."""
     latency_margin: float = 0.25
     """Promotion: the candidate may be slower by this, relative to the stable revision."""
+    latency_slack_ms: float = 1.0
+    """Rollback and promotion: and by these milliseconds, which nobody notices."""
     require_latency: bool = True
     """Promotion: ask for proof that the candidate is fast enough."""
     prediction_distance: float = 0.10
     """Rollback: this much of the predictions may be different ones (total variation distance)."""
-    weight_errors: float = 0.35
+    weight_errors: float = 0.30
     """Rollback: part of the evidence that is staked on errors; the weights sum to 1."""
-    weight_refusals: float = 0.05
+    weight_refusals: float = 0.10
     """Rollback: part that is staked on requests refused with 4xx."""
     weight_latency: float = 0.40
     """Rollback: part that is staked on latency."""

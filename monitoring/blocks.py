@@ -82,6 +82,8 @@ class Scale:
     """The candidate may be slower by this before it counts against it."""
     latency_margin: float = 0.25
     """And by this before it counts against its promotion."""
+    latency_slack_ms: float = 0.0
+    """Milliseconds that nobody notices: the candidate may be slower by these besides."""
 
 
 class BlockError(Exception):

@@ -191,7 +191,7 @@ def _feared(policy: AnalysisPolicy, metric: str) -> str:
     return {
         "errors": f"error rate above {_words(worse_claim(policy).line)}",
         "refusals": f"share of refused requests above {_words(worse_claim(policy).line)}",
-        "latency": f"slower than {1 + policy.latency_tolerance:g} times the stable revision",
+        "latency": " by more than ".join(["slower than the stable revision", *filter(None, [_tolerated(policy)])]),
         "predictions": f"more than {policy.prediction_distance:.0%} of the predictions are different ones",
     }[metric]
 
@@ -201,7 +201,7 @@ def _hoped(policy: AnalysisPolicy, required: _Required) -> str:
     return {
         "errors": f"error rate below {line}",
         "refusals": f"share of refused requests below {line}",
-        "latency": f"not slower than {1 + policy.latency_margin:g} times the stable revision",
+        "latency": f"not slower than the stable revision by more than {_slower(policy.latency_margin, policy)}",
     }[required.metric]
 
 
@@ -210,7 +210,7 @@ def _counts(policy: AnalysisPolicy, evidence: Evidence, metric: str) -> str:
         return f"about {evidence.predictions.moved():.0%} by what was seen"
     if metric == "latency":
         stable, candidate = evidence.latency.beyond()
-        after = f", after {policy.latency_tolerance:.0%} were taken off" if policy.latency_tolerance else ""
+        after = f", after {_tolerated(policy)} were taken off" if _tolerated(policy) else ""
         return (
             f"{_percent(candidate)} of the candidate's requests{after}, and {_percent(stable)} of the stable revision's"
             " took longer than 95 % of them usually take"
@@ -218,6 +218,16 @@ def _counts(policy: AnalysisPolicy, evidence: Evidence, metric: str) -> str:
     done = {"errors": "failed", "refusals": "were refused"}[metric]
     arms = getattr(evidence, metric)
     return f"{_share(arms.candidate, done)} of the candidate, {_share(arms.stable, done)} of the stable revision"
+
+
+def _tolerated(policy: AnalysisPolicy) -> str:
+    return _slower(policy.latency_tolerance, policy)
+
+
+def _slower(share: float, policy: AnalysisPolicy) -> str:
+    """How much slower: '10% and 1 ms'."""
+    slack = policy.latency_slack_ms
+    return " and ".join([f"{share:.0%}"] * bool(share) + [f"{slack:g} ms"] * bool(slack))
 
 
 def _percent(arm: Tally) -> str:

@@ -107,7 +107,8 @@ class Ruler:
     @property
     def longest(self) -> float:
         """Milliseconds after which nothing more can be learnt from a latency of either arm."""
-        return self.cap * (1.0 + max(self.scale.latency_tolerance, self.scale.latency_margin, 0.0))
+        most = 1.0 + max(self.scale.latency_tolerance, self.scale.latency_margin, 0.0)
+        return self.cap * most + self.scale.latency_slack_ms
 
     @property
     def categories(self) -> int:
@@ -129,8 +130,9 @@ class Ruler:
         if arm is Arm.STABLE:
             passed = self.cuts_passed(latency_ms)
             return self.level(latency_ms), passed, passed
-        tolerated = latency_ms / (1.0 + self.scale.latency_tolerance)
-        allowed = latency_ms / (1.0 + self.scale.latency_margin)
+        noticed = max(0.0, latency_ms - self.scale.latency_slack_ms)
+        tolerated = noticed / (1.0 + self.scale.latency_tolerance)
+        allowed = noticed / (1.0 + self.scale.latency_margin)
         return self.level(tolerated), self.cuts_passed(tolerated), self.cuts_passed(allowed)
 
     def place(self, value: Value) -> int:
@@ -152,7 +154,7 @@ class Ruler:
 
     def state(self) -> list[Any]:
         """As JSON; `restore` takes it."""
-        scale = [self.scale.latency_tolerance, self.scale.latency_margin]
+        scale = [self.scale.latency_tolerance, self.scale.latency_margin, self.scale.latency_slack_ms]
         return [self.levels, self.cuts, self.cap, self.names, self.edges, scale]
 
     @classmethod

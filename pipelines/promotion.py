@@ -164,7 +164,7 @@ class Promotion:
         try:
             if rollout.phase is Phase.PROVING:
                 analysis = rollout.policy.analysis
-                scale = Scale(analysis.latency_tolerance, analysis.latency_margin)
+                scale = Scale(analysis.latency_tolerance, analysis.latency_margin, analysis.latency_slack_ms)
                 self._ports.blocks.prepare(rollout.id, rollout.intent.model, scale)
             if rollout.evidence is None or rollout.phase in FINAL:
                 return None

@@ -49,6 +49,7 @@ rollout:
   steps: [20, 50, 100]
   step_min: 1s
   step_max: 10m
+  bake: 3s
   ready: 3m
   keep_warm: {keep_warm}
 analysis:
