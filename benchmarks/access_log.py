@@ -33,7 +33,7 @@ RATE = 2000
 """Requests per second."""
 SECONDS = 20
 """Simulated time of one run."""
-ROUNDS = 2
+ROUNDS = 5
 """Runs of each case, in turn."""
 WEIGHT = 10
 """The candidate's share in percent."""
@@ -162,10 +162,12 @@ def _request(
     took: float,
     rng: random.Random,
 ) -> list[tuple[float, str]]:
+    revision = "churn-v2" if candidate else "churn-v1"
     own = {
         "start": f"{at:.6f}",
         "id": str(UUID(int=rng.getrandbits(128))),
-        "cluster": "churn-v2" if candidate else "churn-v1",
+        "cluster": revision,
+        "revision": revision,
         "candidate": "churn-v2" if case.step else "",
         "step": case.step if not case.step or at >= BEGAN + 3 else "",
     }

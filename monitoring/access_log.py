@@ -28,7 +28,7 @@ from monitoring.filling import Folding
 from monitoring.folder import Folder
 from monitoring.log_entry import Entry, entries
 from monitoring.log_file import LogFile
-from monitoring.log_line import GATEWAY_STARTED, STARTED, is_first, is_shielding, record_of, written_at
+from monitoring.log_line import GATEWAY_STARTED, STARTED, is_first, is_shielding, record_of, revision_of, written_at
 from monitoring.traffic import Rates, Recent
 
 
@@ -84,9 +84,9 @@ class AccessLogBlocks:
 
     def prepare(self, rollout: str, model: str, scale: Scale) -> None:
         with self._reading():
-            self._catch_up()
             if rollout in self._prepared or rollout in self._forgotten:
                 return
+            self._catch_up()
             self._prepared.add(rollout)
             for number in range(len(self._logs)):
                 self._folder(rollout, number).measure(scale, self._recent.of(model))
@@ -247,13 +247,13 @@ class AccessLogBlocks:
         at = written_at(entry)
         self._rates.begin(at)
         if is_shielding(entry):
-            self._counts["shielded"] += 1
+            self._counts["shielded"] += entry.type != STARTED
             return at
         record = record_of(entry, self._patience_ms) if entry.step else None
         if is_first(entry):
             self._rates.add(entry.model, at)
         if entry.type != STARTED:
-            self._recent.add(entry, entry.model, entry.revision or entry.cluster, at)
+            self._recent.add(entry, entry.model, revision_of(entry), at)
         if record is not None and record.rollout not in self._forgotten:
             self._folder(record.rollout, log).add(record)
         return at

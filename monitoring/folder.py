@@ -19,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from math import inf, isfinite
 from typing import Any
 
@@ -272,7 +272,7 @@ class Folder:
             "counts": dict(self.counts),
             "ruler": None if self.ruler is None else self.ruler.state(),
             "ruled": self.ruled if isfinite(self.ruled) else None,
-            "scale": [self._scale.latency_tolerance, self._scale.latency_margin],
+            "scale": astuple(self._scale),
             "learnt": self._learnt.state(),
             "open": None if self._open is None else self._open.state(),
         }

@@ -61,6 +61,11 @@ def shielded(entry: Entry) -> bool:
     return bool(entry.candidate) and entry.cluster == f"{entry.candidate}{SHIELDED}"
 
 
+def revision_of(entry: Entry) -> str:
+    """The revision that the attempt was for, also where it was never connected to."""
+    return entry.revision or (entry.cluster or "").removesuffix(SHIELDED)
+
+
 def latency_ms(entry: Entry) -> float:
     """From the assignment to the end of the revision's answer, or of the request where it never answered."""
     return entry.took / 1000.0 if entry.took is not None else float(entry.ms or 0)

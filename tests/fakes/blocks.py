@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitoring.blocks import ArmCount, Block, BlockError, Scale
+from monitoring.blocks import ArmCount, Block, BlockError, Latencies, Scale, Shares
 
 
 class FakeBlocks:
@@ -11,15 +11,27 @@ class FakeBlocks:
     def __init__(self) -> None:
         self.broken = False
         self.rates: dict[str, float] = {}
+        self.prepared: dict[str, tuple[str, Scale]] = {}
+        """Model and scale per rollout, as first asked for."""
         self._blocks: dict[str, list[Block]] = {}
         self._forgotten: set[str] = set()
 
-    def add(self, rollout: str, step: int, stable: ArmCount, candidate: ArmCount, at: float = 0.0) -> None:
+    def add(
+        self,
+        rollout: str,
+        step: int,
+        stable: ArmCount,
+        candidate: ArmCount,
+        at: float = 0.0,
+        *,
+        latency: tuple[Latencies, Latencies] | None = None,
+        predictions: tuple[Shares, Shares] | None = None,
+    ) -> None:
         """Settle one more block of `rollout`, opened and closed at `at`."""
         if rollout in self._forgotten:
             return
         known = self._blocks.setdefault(rollout, [])
-        known.append(Block(len(known) + 1, rollout, step, at, at, stable, candidate))
+        known.append(Block(len(known) + 1, rollout, step, at, at, stable, candidate, latency, predictions))
 
     def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:
         self._check()
@@ -27,6 +39,7 @@ class FakeBlocks:
 
     def prepare(self, rollout: str, model: str, scale: Scale) -> None:
         self._check()
+        self.prepared.setdefault(rollout, (model, scale))
 
     def rate(self, model: str) -> float | None:
         self._check()

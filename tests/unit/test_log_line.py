@@ -9,7 +9,7 @@ import pytest
 from monitoring.blocks import Arm
 from monitoring.filling import Record
 from monitoring.log_entry import Entry, entries, prediction
-from monitoring.log_line import is_first, outcome, record_of, written_at
+from monitoring.log_line import is_first, is_shielding, outcome, record_of, revision_of, written_at
 
 PATIENCE_MS = 1000.0
 ENDED: dict[str, object] = {
@@ -171,3 +171,13 @@ def test_lines_that_say_nothing_of_a_rollout_are_refused(changes: dict[str, obje
 
 def test_fields_that_are_not_known_are_passed_over() -> None:
     assert record(bytes=17, anything={"a": [1]}) == record()
+
+
+@pytest.mark.parametrize(
+    ("revision", "named", "shielding"),
+    [("churn-v2", "churn-v2", False), (None, "churn-v2", False), ("churn-v1", "churn-v1", True)],
+)
+def test_an_attempt_behind_a_shield_is_for_one_revision(revision: str | None, named: str, shielding: bool) -> None:
+    entry = read(cluster="churn-v2~shielded", revision=revision)
+    assert (revision_of(entry), is_shielding(entry)) == (named, shielding)
+    assert record_of(entry, PATIENCE_MS).arm is Arm.CANDIDATE
