@@ -20,10 +20,12 @@ import pytest
 
 from benchmarks.gateway import request_lines
 from monitoring.access_log import AccessLogBlocks, ReadingPolicy
+from monitoring.block_store import BlockStore, OutrunError, Progress
 from monitoring.blocks import ArmCount, BlockError, BlockSource, Scale
 from monitoring.filling import Folding
 from monitoring.log_file import LogFile
-from monitoring.ruler import LEAST
+from monitoring.ruler import KEPT, LEAST
+from monitoring.traffic import Observation, Recent
 from serving.envoy_router import EnvoyRouter
 from serving.gateway import Gateway
 from serving.revision import Address, Weights
@@ -434,6 +436,29 @@ def test_who_was_away_finds_the_same_blocks(tmp_path: Path) -> None:
         assert written.settled() == 2000
     assert away.source.blocks("rollout") == present.source.blocks("rollout")
     assert [written.source.counters()["away"] for written in (present, away)] == [1, 1]
+
+
+def test_histories_in_the_file_are_bounded_and_keep_the_last(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path / "blocks.sqlite3")
+    for serial in range(4):
+        seen: list[Observation] = [(float(3000 * serial + number), (0.5, "a", None, True)) for number in range(3000)]
+        store.save(serial, Progress({}, history={("churn", "v1"): seen}))
+    parts = [part for _, _, part in store.load().history]
+    assert [len(part) for part in parts] == [KEPT, 3000]
+    assert parts[0][-1] == (8999.0, (0.5, "a", None, True))
+    store.save(4, Progress({}, superfluous=[("churn", "v1")]))
+    assert store.load().history == []
+    with pytest.raises(OutrunError):
+        store.save(4, Progress({}))
+
+
+def test_the_last_revisions_of_a_model_are_remembered() -> None:
+    recent = Recent(patience_ms=500.0)
+    for number in range(5):
+        recent.remember("churn", f"v{number}", [(1.0, None)])
+    recent.remember("other", "v0", [(1.0, None)])
+    recent.remember("churn", "v0", [(1.0, None)])
+    assert recent.superfluous() == [("churn", "v2"), ("churn", "v1")]
 
 
 def test_several_logs_share_one_ruler_and_one_numbering(tmp_path: Path) -> None:
