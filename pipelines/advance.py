@@ -12,6 +12,7 @@ from datetime import datetime
 
 from monitoring.analysis import Evidence, fold
 from monitoring.judgement import Judgement, Verdict, judge
+from monitoring.ramp import climbs
 from pipelines.reconcile import again, registry_actions
 from pipelines.rollout import FINAL, Goal, Intent, Phase, Rollout, Seen
 from serving.image import BuildState
@@ -186,7 +187,7 @@ def _progressing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
         return _back(rollout, said.reason, now)
     if not _in_force(rollout, seen):
         return _stuck(rollout, now)
-    if said.verdict is Verdict.PASS and (now - rollout.entered).total_seconds() >= rollout.policy.step_min_seconds:
+    if climbs(said, (now - rollout.entered).total_seconds(), rollout.policy.step_min_seconds):
         return _next_step(rollout, said.reason, now)
     return _stuck(replace(rollout, reason=said.reason), now)
 

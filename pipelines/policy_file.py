@@ -21,10 +21,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import DriftPolicy
+from monitoring.policy_section import Positive, made, model, section
+from monitoring.replay_policy import ANALYSIS
+from monitoring.written import DURATION_SCHEMA, MalformedError, Mistake, mistakes, read_mapping, seconds
 from pipelines.policy import OnEmpty, Policy, PolicyError
-from pipelines.policy_section import Positive, made, model, section
 from pipelines.rollout import RolloutPolicy
-from pipelines.written import DURATION_SCHEMA, MalformedError, Mistake, mistakes, read_mapping, seconds
 from registry_hooks.model_version import Channel
 from serving.revision import RevisionSettings
 
@@ -94,7 +95,6 @@ Schedule = Annotated[
     float | str, PlainValidator(_schedule), WithJsonSchema({"anyOf": [*DURATION_SCHEMA["anyOf"], {"type": "string"}]})
 ]
 Columns = tuple[Annotated[str, AfterValidator(_column)], ...]
-Chance = Annotated[float, Field(gt=0, lt=1)]
 
 CHANNELS = model(
     "Channels",
@@ -113,7 +113,6 @@ ROLLOUT = section(
     promote_seconds=Positive,
     pause_seconds=Positive,
 )
-ANALYSIS = section("Analysis", AnalysisPolicy, alpha_rollback=Chance, alpha_promote=Chance, exposure=Chance)
 SERVING = section(
     "Serving",
     RevisionSettings,

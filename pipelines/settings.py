@@ -26,8 +26,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from monitoring.written import Duration, MalformedError, Mistake, mistakes, read_mapping, unknown
 from pipelines.policy import Policy
-from pipelines.written import Duration, MalformedError, Mistake, mistakes, read_mapping, unknown
 
 PREFIX = "PROMOTE_"
 CONFIG = PREFIX + "CONFIG"

@@ -17,7 +17,7 @@ from monitoring.drift import Action, DriftPolicy
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.policy_file import read_policy, schema
 from pipelines.rollout import RolloutPolicy
-from pipelines.written import seconds
+from monitoring.written import seconds
 from registry_hooks.model_version import Channel
 from serving.revision import RevisionSettings
 
