@@ -39,7 +39,7 @@ class Behaviour:
     """Share of requests that it raises on."""
     slower: float = 1.0
     """Times the usual 4 ms."""
-    tail: float = 0.02
+    tail: float = 0.0
     """Share of requests that take 30 ms more."""
     score: str = "x * x"
     """Its answer, for x evenly distributed from 0 to 1."""
@@ -60,12 +60,12 @@ class Kind:
 
 KINDS = {
     "equal": Kind(Behaviour(), "succeeded"),
-    "better": Kind(Behaviour(slower=0.7, tail=0.0), "succeeded", Behaviour(fails=0.02)),
+    "better": Kind(Behaviour(slower=0.7), "succeeded", Behaviour(fails=0.02)),
     "five times the errors": Kind(Behaviour(fails=0.10), "failed", Behaviour(fails=0.02)),
     "failing on 5 %": Kind(Behaviour(fails=0.05), "failed"),
     "dead": Kind(Behaviour(fails=1.0), "failed"),
     "slower by half": Kind(Behaviour(slower=1.5), "failed"),
-    "slow in the tail": Kind(Behaviour(tail=0.12), "failed"),
+    "slow in the tail": Kind(Behaviour(tail=0.10), "failed"),
     "always the same answer": Kind(Behaviour(score="0.5"), "failed"),
     "shifted scores": Kind(Behaviour(score="min(1.0, x * x + 0.3)"), "failed"),
 }
@@ -85,6 +85,11 @@ class Outcome:
     """By status, or by what happened instead of an answer."""
     stable: dict[str, Any]
     candidate: dict[str, Any]
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that did not get what they asked for."""
+        return sum(self.client_failures.values())
 
 
 def payload(number: int) -> bytes:
