@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.cli_charts import charts
 from pipelines.client import Json
 from pipelines.following import Ending
 
@@ -109,7 +110,7 @@ def rollout_view(rollout: Json) -> Group:
     """The rollout as it is now, for a display that renews itself."""
     phase = Text(rollout["phase"], style=_COLOURS.get(rollout["phase"], "cyan"))
     head = Text.assemble(f"{rollout['model']} {rollout['version']}  ", phase, f"  weight {rollout['weight']} %")
-    rows: list[Text | Table] = [head]
+    rows: list[Text | Table | Group] = [head]
     if rollout["evidence"]:
         rows.append(_evidence(rollout["evidence"]))
     if rollout["reason"]:
@@ -119,12 +120,37 @@ def rollout_view(rollout: Json) -> Group:
     return Group(*rows)
 
 
-def _evidence(evidence: Json) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row("evidence", ProgressBar(total=1.0, completed=evidence["progress"], width=40))
-    table.add_row("stable", _count(evidence["stable"]))
-    table.add_row("candidate", _count(evidence["candidate"]))
-    return table
+def _evidence(evidence: Json) -> Group:
+    """Each metric in a row, and how the evidence came about."""
+    table = Table(box=None, header_style="dim")
+    for title in ("", "worse", "good enough", "candidate", "stable", "excess excluded"):
+        table.add_column(title)
+    for metric in evidence["metrics"]:
+        table.add_row(*_metric_row(metric))
+    table.add_row("together", _bar(evidence["worse"], "red"), _bar(evidence["progress"], "green"))
+    rows: list[Table | Text] = [table, *(Text(f"held up: {alarm}", style="yellow") for alarm in evidence["alarms"])]
+    return Group(*rows, *charts(evidence["trail"]))
+
+
+def _metric_row(metric: Json) -> Iterable[Text | ProgressBar]:
+    yield Text(metric["name"])
+    yield _bar(metric["worse"], "red")
+    yield Text("-") if metric["enough"] is None else _bar(metric["enough"], "green")
+    yield from (Text(_share(metric, arm)) for arm in ("candidate", "stable"))
+    yield Text("" if metric["margin95"] is None else f"{100 * metric['margin95']:g} points")
+
+
+def _bar(done: float, style: str) -> ProgressBar:
+    return ProgressBar(
+        total=1.0, completed=min(1.0, max(0.0, done)), width=16, complete_style=style, finished_style=style
+    )
+
+
+def _share(metric: Json, arm: str) -> str:
+    requests, bad = metric[arm]["requests"], metric[arm]["bad"]
+    if metric["name"] == "predictions" or not requests:
+        return f"{requests:,.0f}"
+    return f"{bad / requests:.2%} of {requests:,.0f}"
 
 
 def _count(arm: Json) -> str:

@@ -16,6 +16,7 @@ from monitoring.blocks import Arm, Block, BlockError, BlockSource, Scale
 from monitoring.notify import Alert, Notifier, Severity
 from pipelines import evidence
 from pipelines.advance import advance, judgement
+from pipelines.evidence_picture import svg
 from pipelines.gates import Gates
 from pipelines.live import Live, promoted
 from pipelines.reconcile import (
@@ -218,6 +219,7 @@ class Promotion:
         if note.evidence:
             record = evidence.record(rollout)
             files[evidence.name(record)] = record
+            files |= _picture(rollout, evidence.name(record))
             tags[PREFIX + "evidence"] = evidence.name(record)
         self._mark_replaced(rollout)
         self._ports.registry.annotate(rollout.version, tags, files)
@@ -241,6 +243,15 @@ class Promotion:
                 left = replace(rollout, annotated=action.digest)
             return self._ports.rollouts.save(left, events=(told,))
         return rollout if rollout.trouble else self._ports.rollouts.save(replace(rollout, trouble=why))
+
+
+def _picture(rollout: Rollout, record: str) -> dict[str, bytes]:
+    """Beside the record of the same name, where anything was compared."""
+    said = judgement(rollout)
+    if said is None or rollout.evidence is None or not rollout.evidence.block:
+        return {}
+    title = f"{rollout.version}: {rollout.phase.value}"
+    return {f"{record.removesuffix('.json')}.svg": svg(title, said, rollout.evidence.trail.points())}
 
 
 _SEVERITY = {

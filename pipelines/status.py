@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from monitoring.judgement import Reading
+from monitoring.trail import METRICS, Point
 from pipelines.advance import judgement
 from pipelines.live import Live, Warm
 from pipelines.rollout import FINAL, GateResult, Goal, Phase, Rollout
@@ -27,6 +29,41 @@ class ArmStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CountStatus:
+    """Requests of one arm as one metric counts them; of predictions none is bad by itself."""
+
+    requests: float
+    bad: float
+
+
+@dataclass(frozen=True, slots=True)
+class MetricStatus:
+    """One metric. Evidence is a share of what is needed: 0 is none, 1 is a proof."""
+
+    name: str
+    worse: float
+    """That the candidate is worse, by this metric alone."""
+    enough: float | None
+    """That it is good enough for the next weight; None where that needs no proof."""
+    stable: CountStatus
+    candidate: CountStatus
+    margin95: float | None
+    """Excess that is excluded at 95 %; None while none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class MomentStatus:
+    """Evidence at one moment of the rollout, as shares of what is needed."""
+
+    requests: int
+    """Of the candidate."""
+    worse: float
+    """By all metrics together."""
+    enough: Mapping[str, float] = field(hash=False)
+    """For all traffic, by metric."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvidenceStatus:
     """How far the comparison of both arms is."""
 
@@ -38,6 +75,13 @@ class EvidenceStatus:
     """Excess error rate that is excluded at 95 %; None while none is."""
     stable: ArmStatus
     candidate: ArmStatus
+    worse: float = 0.0
+    """That the candidate is worse, by all metrics together: a share of what is needed."""
+    metrics: tuple[MetricStatus, ...] = ()
+    alarms: tuple[str, ...] = ()
+    """What holds the rollout up without being the candidate's fault."""
+    trail: tuple[MomentStatus, ...] = ()
+    """How the evidence came about, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +271,32 @@ def _laid(pile: list[int], rollout: Rollout) -> list[int]:
 
 def _evidence(rollout: Rollout) -> EvidenceStatus | None:
     said = judgement(rollout)
-    if said is None:
+    if said is None or rollout.evidence is None:
         return None
-    arms = [ArmStatus(arm.requests, arm.errors) for arm in (said.stable, said.candidate)]
-    return EvidenceStatus(said.verdict.value, said.reason, said.progress, said.margin95, *arms)
+    return EvidenceStatus(
+        said.verdict.value,
+        said.reason,
+        said.progress,
+        said.margin95,
+        ArmStatus(said.stable.requests, said.stable.errors),
+        ArmStatus(said.candidate.requests, said.candidate.errors),
+        said.log_e_worse / said.log_threshold_worse,
+        tuple(map(_metric, said.metrics)),
+        said.alarms,
+        tuple(map(_moment, rollout.evidence.trail.points())),
+    )
+
+
+def _metric(reading: Reading) -> MetricStatus:
+    stable, candidate = (CountStatus(arm.requests, arm.errors) for arm in (reading.stable, reading.candidate))
+    proof, needed = reading.log_e_ok, reading.log_threshold_ok
+    enough = None if proof is None or needed is None else proof / needed
+    worse = reading.log_e_worse / reading.log_threshold_worse
+    return MetricStatus(reading.name, worse, enough, stable, candidate, reading.margin95)
+
+
+def _moment(point: Point) -> MomentStatus:
+    return MomentStatus(point.requests, point.together, dict(zip(METRICS, point.enough, strict=False)))
 
 
 def _warnings(live: Live | None) -> tuple[str, ...]:
