@@ -69,6 +69,27 @@ class Privacy:
         return {n: [self.hash(v) for v in values] if self.hashes(n) else values for n, values in kept.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a process that writes files is to do."""
+
+    url: str
+    origin: Origin
+    privacy: Privacy
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of rows that were to be put into files."""
+
+    written: int
+    """So many of them can be read."""
+    why: str = ""
+    """Why others cannot; the same for every file, so that whoever is told tells it once."""
+    error: str = ""
+    """The same, as the storage said it."""
+
+
 NOTHING_PRIVATE = Privacy()
 """Everything may be written."""
 

@@ -149,6 +149,8 @@ class Event(str, Enum):  # noqa: UP042
     """A request went to the native path although there is a compiled model."""
     LOG_DROPPED = "log_dropped"
     """A row was not logged."""
+    LOG_REPLACED = "log_replaced"
+    """The process that writes the prediction log ended and another one took its place."""
 
 
 class Meter(Protocol):

@@ -97,8 +97,13 @@ class Unpacker:
 
 def received(connection: socket.socket) -> Any:
     """The next message; `EOFError` where the other end is gone."""
+    return pickle.loads(received_body(connection))  # noqa: S301 - from our own process, see above
+
+
+def received_body(connection: socket.socket) -> bytearray:
+    """The next message as it came; `EOFError` where the other end is gone."""
     (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
-    return pickle.loads(_exactly(connection, length))  # noqa: S301 - from our own process, see above
+    return _exactly(connection, length)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray:

@@ -22,7 +22,7 @@ from serving.runtime.settings import Settings
 from serving.runtime.warming import warm_up
 
 if TYPE_CHECKING:
-    from serving.prediction_log import PredictionLog
+    from serving.prediction_log_front import PredictionLog
 
 
 class State(str, Enum):  # noqa: UP042
@@ -75,6 +75,8 @@ class Service:
         self.parser = Parser(plan)
         self.log: PredictionLog | None = None
         self.stopping = False
+        self._replaced = 0
+        """How many writers of the log are counted as replaced."""
         self._engine: Engine | None = None
         self._started = False
 
@@ -134,6 +136,9 @@ class Service:
     def look(self) -> None:
         """Take note of what nobody reports; to be called every second or so."""
         self.figures.look(self.log)
+        if self.log is not None:
+            self.figures.event(Event.LOG_REPLACED, self.log.replaced - self._replaced)
+            self._replaced = self.log.replaced
         if isinstance(self._engine, OfCompiled) and self.figures.counted(Event.PARITY_MISMATCH):
             self._engine.distrust(_FOUND_OUT)
         self.figures.compiled(self.compiled)
@@ -158,7 +163,7 @@ class Service:
 def _log(settings: Settings) -> PredictionLog:
     """The prediction log; `RuntimeError` where there can be none at that place."""
     try:
-        from serving.prediction_log import PredictionLog  # with pyarrow, which takes longer than all the rest
+        from serving.prediction_log_front import PredictionLog  # which few servers need
 
         return PredictionLog(
             settings.log,
@@ -167,7 +172,7 @@ def _log(settings: Settings) -> PredictionLog:
             sample=settings.log_sample,
             seconds=settings.log_seconds,
         )
-    except (ImportError, OSError, ValueError) as error:
+    except OSError as error:
         raise RuntimeError(f"predictions cannot be logged to {settings.log}: {error}") from error
 
 

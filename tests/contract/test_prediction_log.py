@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
-from serving.prediction_log import Origin, PredictionLog, Privacy, Served, read
-from serving.prediction_log_table import columns_of, count_rows
+from serving.prediction_log import LogFiles, Origin, Privacy, Served, read
+from serving.prediction_log_pack import count_rows, pack, rows_of
+from serving.prediction_log_table import columns_of
+from tests.fixtures.gateway import until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ORIGIN = Origin("churn", 7, "churn-v7-abc")
@@ -36,11 +31,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def write(url: str, *requests: Served, origin: Origin = ORIGIN, privacy: Privacy | None = None) -> None:
-    log = PredictionLog(url, origin, privacy=privacy or Privacy())
-    for one in requests:
-        log.put(one)
-    log.close()
-    assert log.dropped == 0
+    assert store(LogFiles(url, origin, privacy or Privacy()), *requests) == sum(map(rows_of, requests))
+
+
+def store(files: LogFiles, *requests: Served) -> int:
+    """As it comes from a server, which packs what can be packed; rows written."""
+    packs = [pack([request]) for request in requests]
+    odd = [request for request, packed in zip(requests, packs, strict=True) if packed is None]
+    return files.write([packed for packed in packs if packed], odd).written
 
 
 def test_rows_come_back_as_they_were_served(url: str) -> None:
@@ -138,35 +136,6 @@ def test_the_same_value_has_the_same_hash_only_under_the_same_key(url: str) -> N
         write(url, served({"a": ["x"]}, [1]), privacy=Privacy(hashed=frozenset({"a"}), key=key))
     hashes = read(url, "churn")["input.a"].to_pylist()
     assert sorted(hashes.count(h) for h in hashes) == [1, 2, 2]
-
-
-def test_a_full_queue_drops_counts_and_does_not_wait(tmp_path: Path) -> None:
-    log = PredictionLog(str(tmp_path), ORIGIN, capacity=100, seconds=60)
-    began = time.monotonic()
-    for _ in range(1000):
-        log.put(served([1, 2], [1, 2]))
-    assert time.monotonic() - began < 2
-    log.close()
-    assert (log.dropped, log.written) == (1900, 100)
-    assert read(str(tmp_path), "churn").num_rows == 100
-
-
-def test_a_storage_that_fails_loses_rows_and_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "log").write_text("a file where the folder should be")
-    log = PredictionLog(str(tmp_path / "log"), ORIGIN, rows=1, seconds=0.05)
-    log.put(served([1], [1]))
-    assert eventually(lambda: log.dropped == 1)
-    (tmp_path / "log").unlink()
-    log.put(served([1], [1]))
-    log.close()
-    assert (log.dropped, log.written) == (1, 1)
-
-
-def test_rows_are_readable_after_the_time_that_was_set(tmp_path: Path) -> None:
-    log = PredictionLog(str(tmp_path), ORIGIN, seconds=0.05)
-    log.put(served([1], [1]))
-    assert eventually(lambda: read(str(tmp_path), "churn").num_rows == 1)
-    log.close()
 
 
 def test_a_file_half_written_by_a_process_that_was_killed_is_not_read(tmp_path: Path) -> None:
@@ -282,108 +251,6 @@ def test_a_batch_over_midnight_falls_into_two_days(tmp_path: Path) -> None:
     assert {path.parent.name for path in tmp_path.rglob("*.parquet")} == {"date=2026-03-01", "date=2026-03-02"}
 
 
-def test_a_sample_is_the_same_share_of_requests_in_every_process(tmp_path: Path) -> None:
-    ids = [f"request-{number}" for number in range(4000)]
-    logged = []
-    for name in ("one", "two"):
-        log = PredictionLog(str(tmp_path / name), ORIGIN, sample=0.25)
-        for request in ids:
-            log.put(served([1, 2], [1, 2], request=request))
-        log.close()
-        assert log.dropped == 0
-        logged.append(read(str(tmp_path / name), "churn")["request_id"].to_pylist())
-    assert logged[0] == logged[1]
-    assert logged[0][::2] == logged[0][1::2]
-    assert 1800 < len(logged[0]) < 2200
-
-
-def test_large_rows_wait_in_smaller_numbers(tmp_path: Path) -> None:
-    log = PredictionLog(str(tmp_path), ORIGIN, memory=1_000_000, seconds=60)
-    for _ in range(1000):
-        log.put(served({"image": np.zeros((1, 100, 100))}, [1]))
-    log.close()
-    assert log.written == read(str(tmp_path), "churn").num_rows
-    assert log.written + log.dropped == 1000
-    assert log.written < 500
-
-
-WRITES = """
-import sys, time, numpy as np
-from serving.prediction_log import Origin, PredictionLog, Served
-log = PredictionLog(sys.argv[1], Origin("churn", 7, "r"), rows=2000, seconds=0.01)
-random = np.random.default_rng(int(sys.argv[2]))
-columns = {str(i): random.normal(size=500) for i in range(40)}
-at = 1.77e9
-while True:
-    at += 1
-    log.put(Served("r", at, "live", None, 1.0, columns, columns["0"], 500))
-    if log.written and at < 1.78e9:
-        at = 1.78e9
-        print("writes", flush=True)
-    time.sleep(0.001)
-"""
-
-
-def test_every_file_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
-    wait = random.Random(7)
-    for seed in range(6):
-        writer = subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path), str(seed)], stdout=subprocess.PIPE)
-        with writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"writes\n"
-            time.sleep(wait.uniform(0.0, 0.1))  # any moment will do: most of the time it is in the middle of a file
-            os.kill(writer.pid, signal.SIGKILL)
-    files = list(tmp_path.rglob("[!.]*.parquet"))
-    assert sum(pq.ParquetFile(file).metadata.num_rows for file in files) == read(str(tmp_path), "churn").num_rows > 0
-
-
-FULL = """
-import resource, sys, time
-import numpy as np
-from serving.prediction_log import Origin, PredictionLog, Served
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-log = PredictionLog(sys.argv[1], Origin("churn", 7, "r"), rows=1000, seconds=0.05)
-columns = {str(i): np.random.default_rng(i).normal(size=1000) for i in range(20)}
-def put():
-    log.put(Served("r", 1.77e9, "live", None, 1.0, columns, columns["0"], 1000))
-    until = time.monotonic() + 20
-    while log.dropped + log.written < puts * 1000 and time.monotonic() < until:
-        time.sleep(0.01)
-puts = 1
-put()
-print(log.dropped, log.written, "File too large" in log.trouble)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-puts = 2
-put()
-print(log.dropped, log.written, log.trouble)
-log.close()
-"""
-
-
-def test_where_there_is_no_room_rows_are_lost_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["1000 0 True", "1000 1000 "]
-    assert "1000 rows of the prediction log were lost: [Errno 27] File too large" in done.stderr
-    assert [path.name[0] for path in tmp_path.rglob("*.parquet")] == ["0"]
-
-
-def test_what_says_what_is_private_needs_no_parquet() -> None:
-    program = (
-        "import sys, serving.prediction_log_entry; print(sorted({'pyarrow', 'fsspec', 'numpy'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def left_behind(whole: Path, at: float) -> Path:
     """What a writer leaves beside that file if it is killed while it writes at that time."""
     left = whole.with_name(f".{int(at * 1e6):017d}-{whole.name}")
@@ -404,26 +271,6 @@ def test_the_next_writer_removes_what_a_killed_one_left_but_nothing_that_may_sti
     assert sorted(read(str(tmp_path), ORIGIN.model)["input.n"].to_pylist()) == [0, 1, 2]
 
 
-def test_what_was_too_young_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed server is usually followed by another one at once."""
-    monkeypatch.setattr("serving.prediction_log._LEFT_AFTER", 1.5)
-    write(str(tmp_path), served([1], [1]))
-    (file,) = tmp_path.rglob("*.parquet")
-    log = PredictionLog(str(tmp_path), ORIGIN, seconds=0.01)
-    left = left_behind(file, time.time())
-    log.put(served([1], [1]))
-    assert eventually(lambda: log.written == 1)
-    assert left.exists()
-
-    def gone() -> bool:
-        log.put(served([1], [1]))
-        return not left.exists()
-
-    assert eventually(gone)
-    log.close()
-    assert log.dropped == 0
-
-
 def test_a_folder_that_cannot_be_looked_through_is_written_to(tmp_path: Path) -> None:
     write(str(tmp_path), served([1], [1]))
     (file,) = tmp_path.rglob("*.parquet")
@@ -432,3 +279,19 @@ def test_a_folder_that_cannot_be_looked_through_is_written_to(tmp_path: Path) ->
     write(str(tmp_path), served([2], [1]))
     assert read(str(tmp_path), ORIGIN.model).num_rows == 2
     assert left.exists()
+
+
+def test_what_was_too_young_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed server is usually followed by another one at once."""
+    monkeypatch.setattr("serving.prediction_log._LEFT_AFTER", 1.5)
+    write(str(tmp_path), served([1], [1]))
+    (file,) = tmp_path.rglob("*.parquet")
+    files, left = LogFiles(str(tmp_path), ORIGIN), left_behind(file, time.time())
+    store(files, served([1], [1]))
+    assert left.exists()
+
+    def gone() -> bool:
+        assert store(files, served([1], [1])) == 1
+        return not left.exists()
+
+    assert until(gone)
