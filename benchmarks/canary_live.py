@@ -17,7 +17,7 @@ from tests.e2e.canary_kinds import KINDS, Behaviour, Kind, Outcome, made_live, t
 from tests.e2e.conftest import installed
 from tests.e2e.loop import Loop
 
-RATE = 60.0
+RATE = 40.0
 """Requests per second and model."""
 USUAL_SECONDS = 10.0
 """Load on the stable version alone, before."""

@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf, isclose
 
-_SHARES = ("alpha_rollback", "alpha_promote", "exposure", "prediction_distance", "stable_error_alarm")
+_SHARES = (
+    "alpha_rollback",
+    "alpha_promote",
+    "exposure",
+    "prediction_distance",
+    "latency_tail_points",
+    "stable_error_alarm",
+)
 _FROM_ZERO = ("margin_ratio", "latency_tolerance", "latency_margin", "latency_slack_ms")
 _WEIGHTS = ("weight_errors", "weight_refusals", "weight_latency", "weight_predictions")
 
@@ -31,8 +38,10 @@ class AnalysisPolicy:
     """Rollback: the candidate may be slower by this, relative to the stable revision."""
     latency_margin: float = 0.25
     """Promotion: the candidate may be slower by this, relative to the stable revision."""
-    latency_slack_ms: float = 1.0
+    latency_slack_ms: float = 2.0
     """Rollback and promotion: and by these milliseconds, which nobody notices."""
+    latency_tail_points: float = 0.02
+    """Promotion: this much more of the requests may take longer than 95 % usually do (0.02 is 2 points)."""
     require_latency: bool = True
     """Promotion: ask for proof that the candidate is fast enough."""
     prediction_distance: float = 0.10

@@ -15,7 +15,7 @@ from monitoring.analysis import Evidence, log_e_by_metric, log_e_worse, share_of
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount
 from monitoring.eprocess import Claim, EProcess, Line, Tally
-from monitoring.latency_evidence import enough_claim
+from monitoring.latency_evidence import ENOUGH, enough_claim
 from monitoring.rate_evidence import gate_claim, worse_claim
 
 
@@ -119,8 +119,8 @@ def _required(policy: AnalysisPolicy, evidence: Evidence, goal: int) -> Iterator
     yield _Required("errors", evidence.errors.gate(goal).good_enough, claim)
     yield _Required("refusals", evidence.refusals.gate(goal).good_enough, claim)
     if goal == 100 and policy.require_latency:
-        for process in evidence.latency.enough:
-            yield _Required("latency", process, enough_claim(policy))
+        for cut, process in zip(ENOUGH, evidence.latency.enough, strict=True):
+            yield _Required("latency", process, enough_claim(policy, cut))
 
 
 def _alarms(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Pure. A request is scored against the latencies of the stable revision from before the rollout: by its rank among them,
 which sees a shift of everything, and by being beyond their upper quantiles, which sees a longer tail. What is tolerated
-was taken off the candidate's latencies before they were scored, so both claims are against the line p1 = p0.
+was taken off the candidate's latencies before they were scored, so the claims are against the line p1 = p0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ from math import log
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import CUTS, LEVELS, Latencies
-from monitoring.eprocess import FAST_ENOUGH, SLOW, SLOWER, Claim, EProcess, Line, Pair, Tally, opened, updated
+from monitoring.eprocess import (
+    FAST_ENOUGH,
+    GOOD_ENOUGH,
+    SLOW,
+    SLOWER,
+    Claim,
+    EProcess,
+    Line,
+    Pair,
+    Tally,
+    opened,
+    updated,
+)
 from monitoring.rate_evidence import summed, unending
 
 TAIL = (1, 2, 3)
@@ -39,14 +51,14 @@ class LatencyEvidence:
     @classmethod
     def start(cls, policy: AnalysisPolicy) -> LatencyEvidence:
         slower = (opened(_RANKED), *(opened(_BEYOND) for _ in TAIL))
-        enough = tuple(opened(enough_claim(policy)) for _ in ENOUGH)
+        enough = tuple(opened(enough_claim(policy, cut)) for cut in ENOUGH)
         none = (Tally(),) * (len(slower) + len(enough))
         return cls(slower, enough, none, none)
 
     def after(self, policy: AnalysisPolicy, number: int, arms: tuple[Latencies, Latencies]) -> LatencyEvidence:
         """With what block `number` says of both arms."""
         stable, candidate = (_tallies(arm) for arm in arms)
-        claims = (_RANKED, *(_BEYOND for _ in TAIL), *(enough_claim(policy) for _ in ENOUGH))
+        claims = (_RANKED, *(_BEYOND for _ in TAIL), *(enough_claim(policy, cut) for cut in ENOUGH))
         processes = [
             updated(process, claim, Pair(number, *now), *before)
             for process, claim, now, before in zip(
@@ -70,9 +82,16 @@ class LatencyEvidence:
         return self.stable[position], self.candidate[position]
 
 
-def enough_claim(policy: AnalysisPolicy) -> Claim:
-    """What has to be proven at each of `ENOUGH` before the candidate may be promoted."""
-    return Claim(Line(), FAST_ENOUGH, log(1 / policy.alpha_promote))
+def enough_claim(policy: AnalysisPolicy, cut: int) -> Claim:
+    """What has to be proven at one of `ENOUGH` before the candidate may be promoted.
+
+    In the tail some requests take long whatever the revision does, and a longer limit hardly makes them fewer. Without
+    room for that, a candidate that is exactly as good could not be told from one at the margin.
+    """
+    threshold = log(1 / policy.alpha_promote)
+    if CUTS[cut] > 0.5:
+        return Claim(Line(offset=policy.latency_tail_points), GOOD_ENOUGH, threshold)
+    return Claim(Line(), FAST_ENOUGH, threshold)
 
 
 def _tallies(arm: Latencies) -> tuple[Tally, ...]:

@@ -216,7 +216,7 @@ def test_status_as_a_table_and_as_json(served: Served) -> None:
         "churn",
         "version 2",
         "3 progressing",
-        "950 requests, 5 failed",
+        "0.53% of 950",
         "other.yaml: is [no] YAML",
         "churn 1",
     ):

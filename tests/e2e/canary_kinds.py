@@ -18,7 +18,7 @@ import random, time, mlflow, pandas
 
 def answer(x):
     if x != 0.0:
-        time.sleep(0.004 * {slower} * random.lognormvariate(0.0, 0.25) + (0.03 if random.random() < {tail} else 0.0))
+        time.sleep(0.008 * {slower} * random.lognormvariate(0.0, 0.25) + (0.03 if random.random() < {tail} else 0.0))
         if random.random() < {fails}:
             raise RuntimeError("this version fails")
     return {score}
@@ -38,7 +38,7 @@ class Behaviour:
     fails: float = 0.0
     """Share of requests that it raises on."""
     slower: float = 1.0
-    """Times the usual 4 ms."""
+    """Times the usual 8 ms."""
     tail: float = 0.0
     """Share of requests that take 30 ms more."""
     score: str = "x * x"
@@ -64,7 +64,7 @@ KINDS = {
     "five times the errors": Kind(Behaviour(fails=0.10), "failed", Behaviour(fails=0.02)),
     "failing on 5 %": Kind(Behaviour(fails=0.05), "failed"),
     "dead": Kind(Behaviour(fails=1.0), "failed"),
-    "slower by half": Kind(Behaviour(slower=1.5), "failed"),
+    "three times as slow": Kind(Behaviour(slower=3.0), "failed"),
     "slow in the tail": Kind(Behaviour(tail=0.10), "failed"),
     "always the same answer": Kind(Behaviour(score="0.5"), "failed"),
     "shifted scores": Kind(Behaviour(score="min(1.0, x * x + 0.3)"), "failed"),

@@ -54,6 +54,7 @@ rollout:
   keep_warm: {keep_warm}
 analysis:
   margin_points: 0.05
+  latency_slack_ms: 10
 """
 MORE = {
     "*": "",
