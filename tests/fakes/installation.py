@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from monitoring.analysis import Evidence
-from monitoring.blocks import ArmCount
+from monitoring.analysis import Evidence, fold
+from monitoring.blocks import ArmCount, Block
 from pipelines.commands import Commands
 from pipelines.intents import rollout_id
 from pipelines.live import Live, promoted
@@ -124,8 +124,8 @@ class Installation:
     def counted(self, rollout: Rollout, stable: ArmCount, candidate: ArmCount) -> Rollout:
         """`rollout` with evidence of so many requests."""
         start = Evidence.start(rollout.policy.analysis, rollout.policy.steps)
-        evidence = replace(start, stable=stable, candidate=candidate, block=1)
-        return self.store.save(replace(rollout, evidence=evidence))
+        block = Block(1, rollout.id, 0, 0.0, 1.0, stable, candidate)
+        return self.store.save(replace(rollout, evidence=fold(rollout.policy.analysis, start, (block,))))
 
     def taken_up(self, intent: Intent) -> Rollout:
         """The controller begins the rollout that a waiting intent asks for."""

@@ -14,10 +14,10 @@ import yaml
 import pipelines
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import Action, DriftPolicy
+from monitoring.written import seconds
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.policy_file import read_policy, schema
 from pipelines.rollout import RolloutPolicy
-from monitoring.written import seconds
 from registry_hooks.model_version import Channel
 from serving.revision import RevisionSettings
 
@@ -167,7 +167,10 @@ MISTAKES = [
         "drift: {schedule: 0}",
         "drift.schedule: must be a positive duration or a cron expression such as '0 6 * * *', not 0",
     ),
-    ("rollout: {stesp: [100]}", "rollout.stesp: is not known; did you mean 'steps'? Allowed here: bake, bake_weight, build, keep_warm"),
+    (
+        "rollout: {stesp: [100]}",
+        "rollout.stesp: is not known; did you mean 'steps'? Allowed here: bake, bake_weight, build, keep_warm",
+    ),
     ("rollouts: {}", "rollouts: is not known; did you mean 'rollout'? Allowed here: analysis, channels"),
     ("zzz: 1", "zzz: is not known; Allowed here: analysis, channels"),
     ("models: [churn]", "model: must name the model, or 'models' several; one of the two"),
