@@ -196,10 +196,10 @@ class Loop:
     def processes(self, model: str) -> list[psutil.Process]:
         """Leading processes of the model servers of `model` that run below this home."""
         found = []
-        for process in psutil.process_iter(["pid", "environ"]):
+        for process in psutil.process_iter(["pid", "environ", "cmdline"]):
             environment = process.info["environ"] or {}
             ours = environment.get("MODEL_NAME") == model and str(self.home) in environment.get("PYTHONPATH", "")
-            if ours and os.getsid(process.pid) == process.pid:
+            if ours and os.getsid(process.pid) == process.pid and "serving.runtime" in process.info["cmdline"]:
                 found.append(process)
         return found
 
