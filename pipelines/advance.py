@@ -14,7 +14,7 @@ from monitoring.analysis import Evidence, fold
 from monitoring.judgement import Judgement, Verdict, judge
 from monitoring.ramp import climbs
 from pipelines.reconcile import again, registry_actions
-from pipelines.rollout import FINAL, Goal, Intent, Phase, Rollout, Seen
+from pipelines.rollout import FINAL, Goal, Inconclusive, Intent, Phase, Rollout, Seen
 from serving.image import BuildState
 from serving.revision import Revision, RevisionState
 
@@ -194,16 +194,34 @@ def _progressing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
 
 def _next_step(rollout: Rollout, reason: str, now: datetime) -> Rollout:
     if rollout.next_weight == 100:
-        bakes = rollout.policy.bake_seconds and rollout.policy.bake_weight
-        then = Phase.BAKING if bakes else Phase.PROMOTING
-        return replace(_enter(rollout, then, now), step=len(rollout.policy.steps), reason=reason)
+        return _to_all(rollout, reason, now)
     return replace(rollout, step=rollout.step + 1, entered=now, reason=reason)
+
+
+def _to_all(rollout: Rollout, reason: str, now: datetime) -> Rollout:
+    bakes = rollout.policy.bake_seconds and rollout.policy.bake_weight
+    then = Phase.BAKING if bakes else Phase.PROMOTING
+    return replace(_enter(rollout, then, now), step=len(rollout.policy.steps), reason=reason)
 
 
 def _stuck(rollout: Rollout, now: datetime) -> Rollout:
     if not _passed(rollout, now):
         return rollout
-    return _pause(rollout, f"not enough evidence after {deadline(rollout):.0f} s: {rollout.reason}", now, held=False)
+    reason = f"not enough evidence after {deadline(rollout):.0f} s: {rollout.reason}"
+    wanted = rollout.policy.on_inconclusive
+    if wanted is Inconclusive.ROLLBACK:
+        return _back(rollout, reason, now)
+    if wanted is Inconclusive.PROMOTE and _harmless(rollout):
+        return _to_all(rollout, f"{reason}; promoted, as nothing speaks against it", now)
+    return _pause(rollout, reason, now, held=False)
+
+
+def _harmless(rollout: Rollout) -> bool:
+    """Nothing speaks against the candidate, and much worse it is not."""
+    said = judgement(rollout)
+    if said is None or said.margin95 is None or said.alarms:
+        return False
+    return said.log_e_worse < 0 and said.margin95 <= rollout.policy.wide_margin
 
 
 def _in_force(rollout: Rollout, seen: Seen) -> bool:

@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import DriftPolicy
 from monitoring.policy_section import Positive, made, model, section
-from monitoring.replay_policy import ANALYSIS
+from monitoring.replay_policy import ANALYSIS, Chance
 from monitoring.written import DURATION_SCHEMA, MalformedError, Mistake, mistakes, read_mapping, seconds
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.rollout import RolloutPolicy
@@ -107,6 +107,7 @@ ROLLOUT = section(
     without=("settings", "analysis"),
     steps=tuple[Annotated[int, Field(ge=1, le=100)], ...],
     step_max_seconds=Positive,
+    wide_margin=Chance,
     bake_weight=Annotated[int, Field(ge=0, le=50)],
     build_seconds=Positive,
     ready_seconds=Positive,

@@ -104,6 +104,17 @@ FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.HALTED})
 """Phases in which traffic has found its place; what is left is to tell the registry."""
 
 
+class Inconclusive(StrEnum):
+    """What follows where a step's time is over and the evidence decides nothing."""
+
+    HOLD = "hold"
+    """Pause with the weights as they are, and call a person."""
+    ROLLBACK = "rollback"
+    """Take the candidate back."""
+    PROMOTE = "promote"
+    """Make it live where nothing speaks against it and its excess of errors is proved to be below `wide_margin`."""
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutPolicy:
     """How a rollout is carried out; frozen into the rollout when it begins."""
@@ -113,7 +124,11 @@ class RolloutPolicy:
     step_min_seconds: float = 60.0
     """A step lasts at least this long, however clear the evidence."""
     step_max_seconds: float = 3600.0
-    """After this long without enough evidence the rollout pauses."""
+    """After this long without enough evidence `on_inconclusive` says what follows."""
+    on_inconclusive: Inconclusive = Inconclusive.HOLD
+    """What follows then: `hold` it and call a person, `rollback`, or `promote` where `wide_margin` allows."""
+    wide_margin: float = 0.02
+    """Excess error rate that has to be excluded at 95 % for that promotion (0.02 is two percentage points)."""
     build_seconds: float = 1800.0
     """Deadline for checks and image."""
     ready_seconds: float = 600.0

@@ -12,7 +12,7 @@ from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from pipelines.advance import advance, deadline
 from pipelines.reconcile import Annotate, Assign, Build, RemoveRoute, SetWeights, Start, expected, reconcile
-from pipelines.rollout import FINAL, GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy, Seen
+from pipelines.rollout import FINAL, GateResult, Goal, Inconclusive, Intent, Origin, Phase, Rollout, RolloutPolicy, Seen
 from registry_hooks.model_version import Change, Channel, ModelVersion
 from serving.image import BuildState, ImageStatus
 from serving.revision import Address, Revision, RevisionState, RevisionStatus, Weights
@@ -88,6 +88,8 @@ def blocks(stable: ArmCount, candidate: ArmCount, count: int) -> tuple[Block, ..
 
 GOOD = blocks(ArmCount(95, 0), ArmCount(20, 0), 200)
 BAD = blocks(ArmCount(95, 0), ArmCount(20, 10), 20)
+FEW = blocks(ArmCount(50, 0), ArmCount(50, 0), 8)
+DOUBTFUL = (*blocks(ArmCount(50, 0), ArmCount(50, 0), 6), Block(7, "r", 9, 0.0, 1.0, ArmCount(50, 0), ArmCount(50, 4)))
 PASSED, FAILED = (GateResult("g", passed=True),), (GateResult("g", passed=False, detail="no"),)
 
 
@@ -182,6 +184,27 @@ def test_a_step_without_evidence_pauses_and_goes_on_once_it_comes() -> None:
     paused = advance(rollout(Phase.PROGRESSING), seen(5, "r/0"), hour)
     assert (paused.phase, paused.resume, paused.held) == (Phase.PAUSED, Phase.PROGRESSING, False)
     assert advance(paused, seen(5, "r/0", blocks=GOOD), hour).phase is Phase.PROGRESSING
+
+
+@pytest.mark.parametrize(
+    ("end", "seen_blocks", "then"),
+    [
+        (Inconclusive.HOLD, FEW, Phase.PAUSED),
+        (Inconclusive.ROLLBACK, FEW, Phase.ROLLING_BACK),
+        (Inconclusive.PROMOTE, FEW, Phase.BAKING),
+        (Inconclusive.PROMOTE, (), Phase.PAUSED),
+        (Inconclusive.PROMOTE, DOUBTFUL, Phase.PAUSED),
+    ],
+    ids=["hold", "go back", "promote", "nothing is known", "something speaks against it"],
+)
+def test_a_step_that_decides_nothing_ends_as_the_policy_says(
+    end: Inconclusive, seen_blocks: tuple[Block, ...], then: Phase
+) -> None:
+    policy = replace(POLICY, on_inconclusive=end, wide_margin=0.05)
+    before = rollout(Phase.PROGRESSING, policy=policy, step=1)
+    after = advance(before, seen(50, "r/1", blocks=seen_blocks), NOW + timedelta(seconds=3601))
+    assert (after.phase, after.held) == (then, False)
+    assert "not enough evidence after 3600 s" in after.reason
 
 
 def test_a_person_pauses_and_only_a_person_resumes_but_a_bad_candidate_goes_back() -> None:
