@@ -16,19 +16,15 @@ import threading
 import time
 
 from serving.prediction_log_entry import NOTHING_PRIVATE, Order, Origin, Privacy, Served, Stored
-from serving.prediction_log_pack import rows_of
+from serving.prediction_log_pack import pack, rows_of, size_of
 from serving.prediction_log_process import GoneError, Parcel, WriterProcess
-from serving.prediction_log_sheet import Sheet, begun
 
 _logger = logging.getLogger(__name__)
 
-_TOGETHER = 128
+_PACK = 128
 """Requests that are handed over together,"""
-_ROWS, _BYTES = 4096, 1_000_000
+_PACK_ROWS, _PACK_BYTES = 4096, 1_000_000
 """and how many rows and bytes at most: what takes a fraction of a millisecond."""
-
-_SHEETS = 4
-"""Kinds of requests that are gathered at the same time."""
 
 _ALL = 2**64
 """Positions of requests are below it."""
@@ -74,13 +70,12 @@ class PredictionLog:
         self._order = Order(url, origin, privacy)
         self._rows, self._seconds, self._capacity, self._memory = rows, seconds, capacity, memory
         self._below = int(sample * _ALL)
-        self._sheets: list[Sheet] = []
-        self._odd: list[Served] = []
-        """What is not handed over yet, and of that what fits on no sheet."""
-        self._gathered, self._gathered_rows, self._full = 0, 0, 1
-        """Its requests, its rows, and how many requests are handed over next."""
+        self._loose: list[Served] = []
+        """What is not packed yet."""
+        self._loose_rows, self._full = 0, 1
+        """Its rows, and how many requests are packed next."""
         self._waiting, self._bytes = 0, 0
-        """Rows and bytes of what was handed over and is not known to be in a file,"""
+        """Rows and bytes of what is packed and not known to be in a file,"""
         self._due_rows, self._due_bytes = 0, 0
         """and of what the writer was not asked to write yet."""
         self._lock = threading.Lock()
@@ -99,15 +94,9 @@ class PredictionLog:
         if self._below < _ALL and _position(served.request_id) >= self._below:
             return
         with self._lock:
-            for sheet in self._sheets:
-                if sheet.add(served):
-                    rows = served.rows
-                    break
-            else:
-                rows = self._begin(served)
-            self._gathered += 1
-            self._gathered_rows += rows
-            if self._gathered >= self._full or self._gathered_rows >= _ROWS:
+            self._loose.append(served)
+            self._loose_rows += served.rows or _PACK_ROWS
+            if len(self._loose) >= self._full or self._loose_rows >= _PACK_ROWS:
                 self._gather()
 
     def close(self, seconds: float = 30.0) -> None:
@@ -119,42 +108,21 @@ class PredictionLog:
             self._writer.kill()
             self._thread.join(_LAST_SECONDS)
 
-    def _begin(self, served: Served) -> int:
-        """Take note of a request that is not like others; its rows."""
-        sheet = begun(served)
-        if sheet is None:
-            self._odd.append(served)
-            return rows_of(served)
-        if len(self._sheets) == _SHEETS:
-            self._gather()
-        self._sheets.append(sheet)
-        return sheet.rows
-
     def _gather(self) -> None:
-        """Hand over what was gathered, or drop it where too much waits. The lock is held."""
-        sheets, odd, requests, rows = self._sheets, self._odd, self._gathered, self._gathered_rows
-        self._sheets, self._odd, self._gathered, self._gathered_rows = [], [], 0, 0
-        if self._closed or self._waiting + rows > self._capacity or self._bytes >= self._memory:
+        """Hand over what is loose, or drop it where too much waits. The lock is held."""
+        loose, self._loose, self._loose_rows = self._loose, [], 0
+        rows, size = sum(map(rows_of, loose)), size_of(loose[-1]) * len(loose)
+        if self._waiting + rows > self._capacity or self._bytes + size > self._memory or self._closed:
             self.dropped += rows
             return
-        parcels = [Parcel.of(sheet, sheet.rows) for sheet in sheets]
-        if odd:
-            parcels += self._parcel(odd)
-        size = sum(parcel.size for parcel in parcels)
-        if self._bytes + size > self._memory:
-            self.dropped += sum(parcel.rows for parcel in parcels)
-            return
-        for parcel in parcels:
-            self._hand_over(parcel)
-        self._full = max(1, min(_TOGETHER, _BYTES * requests // max(1, size), self._capacity - self._waiting))
-
-    def _parcel(self, odd: list[Served]) -> list[Parcel]:
-        rows = sum(map(rows_of, odd))
         try:
-            return [Parcel.of(odd, rows)]
+            packed = pack(loose) if size <= _PACK_BYTES else None
+            parcel = Parcel.of(loose if packed is None else packed, rows)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._lose(rows, str(error), str(error))
-            return []
+            return
+        self._full = max(1, min(_PACK, _PACK_BYTES * len(loose) // size, self._capacity - self._waiting - rows))
+        self._hand_over(parcel)
 
     def _hand_over(self, parcel: Parcel) -> None:
         self._waiting += parcel.rows
@@ -198,7 +166,7 @@ class PredictionLog:
         """What nobody else comes by to do."""
         self._tick_at = time.monotonic() + self._seconds
         with self._lock:
-            if self._gathered:
+            if self._loose:
                 self._gather()
             if self._due_rows:
                 self._ask()
@@ -263,7 +231,7 @@ class PredictionLog:
 
     def _give_up(self, gone: GoneError) -> None:
         with self._lock:
-            if self._gathered:
+            if self._loose:
                 self._gather()
             self._closed, self._full = True, 0
             if self._waiting:

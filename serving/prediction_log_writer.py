@@ -19,7 +19,6 @@ from queue import SimpleQueue
 from serving.prediction_log import LogFiles
 from serving.prediction_log_entry import Order, Served, Stored
 from serving.prediction_log_pack import Packed
-from serving.prediction_log_sheet import Sheet
 from serving.runtime.frames import packed, received, received_body
 
 _NICE = 10
@@ -44,8 +43,8 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - values may be of any class, and it raise anything
             self._unreadable = str(error)
             return True
-        if isinstance(value, Sheet):
-            self._packs.append(value.packed())
+        if isinstance(value, Packed):
+            self._packs.append(value)
         elif value is not None:
             self._odd += value
         return value is not None
