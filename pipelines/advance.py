@@ -14,7 +14,7 @@ from monitoring.analysis import Evidence, fold
 from monitoring.judgement import Judgement, Verdict, judge
 from monitoring.ramp import climbs
 from pipelines.reconcile import again, registry_actions
-from pipelines.rollout import FINAL, Goal, Inconclusive, Intent, Phase, Rollout, Seen
+from pipelines.rollout import FINAL, Goal, Inconclusive, Intent, Phase, Rollout, RolloutPolicy, Seen
 from serving.image import BuildState
 from serving.revision import Revision, RevisionState
 
@@ -42,6 +42,12 @@ def judgement(rollout: Rollout) -> Judgement | None:
     if rollout.evidence is None:
         return None
     return judge(rollout.policy.analysis, rollout.evidence, rollout.next_weight)
+
+
+def alarms(rollout: Rollout) -> tuple[str, ...]:
+    """What holds the comparison up without being the candidate's fault."""
+    said = judgement(rollout) if rollout.phase in (Phase.PROGRESSING, Phase.BAKING, Phase.PAUSED) else None
+    return said.alarms if said is not None else ()
 
 
 def deadline(rollout: Rollout) -> float:
@@ -92,16 +98,31 @@ def _interruption(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
     abort = next((i for i in seen.asked if i.goal is Goal.ABORT or _wants_stable(rollout, i)), None)
     if abort is not None:
         return _by("aborted", abort)
-    if rollout.superseded:
+    if rollout.superseded and not _goes_first(rollout, seen):
         return _superseded(rollout, seen)
-    if rollout.claimed and seen.holders is not None and rollout.version.version not in seen.holders:
+    away = rollout.claimed and seen.holders is not None and rollout.version.version not in seen.holders
+    if away and not rollout.superseded:
         return f"version {rollout.version.version} was taken out of {rollout.intent.channel}"
     return _dead(rollout, seen) or _late(rollout, now)
 
 
+def _goes_first(rollout: Rollout, seen: Seen) -> bool:
+    """A version that was let through to all traffic becomes live before a newer one is tried beside it.
+
+    Going back to an earlier version, or taking the model off the gateway, does not wait for that.
+    """
+    through = rollout.decided and rollout.phase in (Phase.BAKING, Phase.PROMOTING)
+    return through and all(intent.goal is Goal.LIVE for intent in seen.asked if _newer(rollout, intent))
+
+
 def _superseded(rollout: Rollout, seen: Seen) -> str:
+    newer = _newer_version(rollout, seen)
+    return f"superseded by version {newer}" if newer else "superseded"
+
+
+def _newer_version(rollout: Rollout, seen: Seen) -> int | None:
     newer = [intent for intent in seen.asked if _newer(rollout, intent)]
-    return f"superseded by version {newer[-1].version}" if newer and newer[-1].version else "superseded"
+    return newer[-1].version if newer else None
 
 
 def _dead(rollout: Rollout, seen: Seen) -> str | None:
@@ -208,20 +229,23 @@ def _stuck(rollout: Rollout, now: datetime) -> Rollout:
     if not _passed(rollout, now):
         return rollout
     reason = f"not enough evidence after {deadline(rollout):.0f} s: {rollout.reason}"
-    wanted = rollout.policy.on_inconclusive
+    said = judgement(rollout)
+    wanted = rollout.policy.on_inconclusive if said is not None and _measured(said) else Inconclusive.HOLD
     if wanted is Inconclusive.ROLLBACK:
         return _back(rollout, reason, now)
-    if wanted is Inconclusive.PROMOTE and _harmless(rollout):
+    if wanted is Inconclusive.PROMOTE and said is not None and _harmless(rollout.policy, said):
         return _to_all(rollout, f"{reason}; promoted, as nothing speaks against it", now)
     return _pause(rollout, reason, now, held=False)
 
 
-def _harmless(rollout: Rollout) -> bool:
+def _measured(said: Judgement) -> bool:
+    """Whether it is the candidate's doing that nothing is decided, and not that of the traffic or of an alarm."""
+    return bool(said.stable.requests and said.candidate.requests) and not said.alarms
+
+
+def _harmless(policy: RolloutPolicy, said: Judgement) -> bool:
     """Nothing speaks against the candidate, and much worse it is not."""
-    said = judgement(rollout)
-    if said is None or said.margin95 is None or said.alarms:
-        return False
-    return said.log_e_worse < 0 and said.margin95 <= rollout.policy.wide_margin
+    return said.log_e_worse < 0 and said.margin95 is not None and said.margin95 <= policy.wide_margin
 
 
 def _in_force(rollout: Rollout, seen: Seen) -> bool:
@@ -233,18 +257,32 @@ def _in_force(rollout: Rollout, seen: Seen) -> bool:
 
 
 def _baking(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
-    """Good enough for all traffic, and still compared; a stable revision that dies meanwhile ends it."""
+    """Good enough for all traffic, and still compared; a stable revision that dies or a newer version ends it."""
     said = judgement(rollout)
     if said is not None and said.verdict is Verdict.FAIL:
         return _back(rollout, said.reason, now)
+    early = _cut_short(rollout, seen)
+    if early is not None:
+        reason = f"{rollout.reason}; {early} before the bake was over".removeprefix("; ")
+        return replace(_enter(rollout, Phase.PROMOTING, now), reason=reason)
+    return _enter(rollout, Phase.PROMOTING, now, keep_reason=True) if _passed(rollout, now) else rollout
+
+
+def _cut_short(rollout: Rollout, seen: Seen) -> str | None:
+    """What leaves nothing to wait for in a bake, or None."""
+    if rollout.superseded:
+        newer = _newer_version(rollout, seen)
+        return f"version {newer} came" if newer else "a newer version came"
     status = seen.status(rollout.stable)
-    alone = seen.revisions is not None and (status is None or status.state is RevisionState.FAILED)
-    if alone or _passed(rollout, now):
-        return _enter(rollout, Phase.PROMOTING, now, keep_reason=True)
-    return rollout
+    ended = seen.revisions is not None and (status is None or status.state is RevisionState.FAILED)
+    return "the stable revision ended" if ended else None
 
 
 def _promoting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    """What the last requests of the comparison say may come only now."""
+    said = judgement(rollout)
+    if said is not None and said.verdict is Verdict.FAIL:
+        return _back(rollout, said.reason, now)
     if seen.share(rollout.candidate) == 100 and seen.ready(rollout.candidate):
         return _enter(rollout, Phase.SUCCEEDED, now, keep_reason=True)
     return rollout

@@ -15,7 +15,7 @@ from datetime import datetime
 from monitoring.blocks import Arm, Block, BlockError, BlockSource, Scale
 from monitoring.notify import Alert, Notifier, Severity
 from pipelines import evidence
-from pipelines.advance import advance, judgement
+from pipelines.advance import advance, alarms, judgement
 from pipelines.evidence_picture import svg
 from pipelines.gates import Gates
 from pipelines.live import Live, promoted
@@ -180,7 +180,12 @@ class Promotion:
         turned = (after.phase, after.step) != (before.phase, before.step)
         succeeded = turned and after.phase is Phase.SUCCEEDED
         now_live = promoted(live, after, now) if succeeded else None
-        saved = self._ports.rollouts.save(after, now_live, (_told(after, now),) if turned else ())
+        raised = _raised(before, after)
+        events = (*((_told(after, now),) if turned else ()), *((_warning(after, raised, now),) if raised else ()))
+        saved = self._ports.rollouts.save(after, now_live, events)
+        if raised:
+            title = f"rollout of {saved.version} is held up"
+            self._ports.notifier.notify(Alert(Severity.WARNING, saved.intent.model, title, raised, now))
         if turned:
             log.info("rollout %s of %s: %s %s", saved.id, saved.version, saved.phase.value, saved.reason)
             self._alert(saved, now)
@@ -237,7 +242,7 @@ class Promotion:
         Tags and evidence that cannot be kept are no reason to leave the channel as it is.
         """
         if rollout.phase in FINAL:
-            told = Event(rollout.intent.model, now, "alert", why, rollout.intent.version, rollout.id)
+            told = _warning(rollout, why, now)
             left = replace(rollout, settled=True)
             if isinstance(action, Annotate):
                 left = replace(rollout, annotated=action.digest)
@@ -254,11 +259,23 @@ def _picture(rollout: Rollout, record: str) -> dict[str, bytes]:
     return {f"{record.removesuffix('.json')}.svg": svg(title, said, rollout.evidence.trail.points())}
 
 
+def _raised(before: Rollout, after: Rollout) -> str:
+    """What has begun to hold the rollout up; empty where nothing has. What an alarm says changes with every block."""
+    if after.evidence is before.evidence:
+        return ""
+    now = alarms(after)
+    return "; ".join(now) if len(now) > len(alarms(before)) else ""
+
+
 _SEVERITY = {
     Phase.PAUSED: Severity.WARNING,
     Phase.FAILED: Severity.WARNING,
     Phase.HALTED: Severity.CRITICAL,
 }
+
+
+def _warning(rollout: Rollout, text: str, now: datetime) -> Event:
+    return Event(rollout.intent.model, now, "alert", text, rollout.intent.version, rollout.id)
 
 
 def _told(rollout: Rollout, now: datetime) -> Event:

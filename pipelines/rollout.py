@@ -105,7 +105,10 @@ FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.HALTED})
 
 
 class Inconclusive(StrEnum):
-    """What follows where a step's time is over and the evidence decides nothing."""
+    """What follows where a step's time is over and the evidence decides nothing.
+
+    Where there is no evidence at all, or an alarm held the rollout up, it is held whatever is wanted.
+    """
 
     HOLD = "hold"
     """Pause with the weights as they are, and call a person."""
@@ -224,6 +227,11 @@ class Rollout:
         if phase is Phase.BAKING:
             return 100 - self.policy.bake_weight
         return 100 if phase in (Phase.PROMOTING, Phase.SUCCEEDED) and self.intent.goal is not Goal.READY else 0
+
+    @property
+    def decided(self) -> bool:
+        """The comparison has let it through to all traffic: it bakes, or what follows."""
+        return self.step >= len(self.policy.steps)
 
     @property
     def next_weight(self) -> int:

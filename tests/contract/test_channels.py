@@ -242,3 +242,50 @@ class TestSeveral:
         assert (either.holders(), either.served()) == ({3}, {3: 100})
         assert either.tags(2)["reason"] == "superseded by version 3"
         assert either.wishes() == [(LIVE, 1), (LIVE, 2), (LIVE, 3)]
+
+    @pytest.mark.parametrize("archive", [False, True], ids=["box not ticked", "box ticked"])
+    def test_a_newer_version_waits_for_the_one_that_bakes(self, either: WholeController, archive: bool) -> None:
+        either.registers(3)
+        either.goes_live(1)
+        either.enters(2, archive=archive)
+        either.until(lambda: (2, 95) in either.weights)
+        either.enters(3, archive=archive)
+        either.rests()
+        assert either.outcomes() == [(1, LIVE, SUCCEEDED), (2, LIVE, SUCCEEDED), (3, LIVE, SUCCEEDED)]
+        assert (either.holders(), either.served()) == ({3}, {3: 100})
+        assert either.tags(3)["previous"] == "2"
+        assert either.wishes() == [(LIVE, 1), (LIVE, 2), (LIVE, 3)]
+
+    def test_where_the_newer_version_fails_the_one_that_baked_is_live(self, either: WholeController) -> None:
+        either.registers(3)
+        either.goes_live(1)
+        either.bad.add(3)
+        either.enters(2)
+        either.until(lambda: (2, 95) in either.weights)
+        either.enters(3)
+        either.rests()
+        assert either.outcomes() == [(1, LIVE, SUCCEEDED), (2, LIVE, SUCCEEDED), (3, LIVE, FAILED)]
+        assert (either.holders(), either.served()) == ({2}, {2: 100})
+
+
+class TestAlarms:
+    def test_a_common_outage_holds_the_rollout_up_and_tells_it_once(self, staged: WholeController) -> None:
+        staged.registers(2)
+        staged.goes_live(1)
+        staged.outage = True
+        staged.enters(2)
+        staged.until(staged.alerts)
+        for _ in range(5):
+            staged.round()
+        assert staged.served()[2] == 10
+        assert "Held up: the stable revision itself fails" in staged.rollout().reason
+        assert [(alert.title, alert.text) for alert in staged.alerts()] == [
+            (
+                f"rollout of {staged.model} 2 is held up",
+                "the stable revision itself fails on more than 20% of its requests",
+            )
+        ]
+        assert [event.text for event in staged.history() if event.kind == "alert"] == [staged.alerts()[0].text]
+        staged.outage = False
+        staged.rests()
+        assert staged.outcomes()[-1] == (2, LIVE, SUCCEEDED)

@@ -64,6 +64,8 @@ class WholeController:
         self.blocks, self.notifier = FakeBlocks(), FakeNotifier()
         self.bad: set[int] = set()
         """Versions that fail more requests than they may."""
+        self.outage = False
+        """Half of all requests fail, whatever the version."""
         self.refused: set[int] = set()
         """Versions that do not pass their gates."""
         self.weights: list[tuple[int, int]] = []
@@ -176,8 +178,9 @@ class WholeController:
         if (rollout.version.version, weight) not in self.weights:
             self.weights.append((rollout.version.version, weight))
         for _ in range(20):
-            errors = 2 * weight if rollout.version.version in self.bad else 0
-            arms = ArmCount(4 * (100 - weight)), ArmCount(4 * weight, errors)
+            common = 2 if self.outage else 0
+            errors = 2 if rollout.version.version in self.bad else common
+            arms = ArmCount(4 * (100 - weight), common * (100 - weight)), ArmCount(4 * weight, errors * weight)
             self.blocks.add(rollout_id, int(step), *arms, at=self.now.timestamp())
 
     # What came of it.

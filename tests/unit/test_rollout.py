@@ -56,6 +56,7 @@ def rollout(phase: Phase, **changes: object) -> Rollout:
         stable=STABLE,
         candidate=CANDIDATE if late else None,
         claimed=True,
+        step=len(POLICY.steps) if phase is Phase.BAKING else 0,
         steered=phase in (*COMPARING, Phase.PROMOTING, Phase.ROLLING_BACK, Phase.SUCCEEDED),
         evidence=Evidence.start(POLICY.analysis, POLICY.steps) if phase in COMPARING else None,
     )
@@ -90,6 +91,7 @@ GOOD = blocks(ArmCount(95, 0), ArmCount(20, 0), 200)
 BAD = blocks(ArmCount(95, 0), ArmCount(20, 10), 20)
 FEW = blocks(ArmCount(50, 0), ArmCount(50, 0), 8)
 DOUBTFUL = (*blocks(ArmCount(50, 0), ArmCount(50, 0), 6), Block(7, "r", 9, 0.0, 1.0, ArmCount(50, 0), ArmCount(50, 4)))
+OUTAGE = blocks(ArmCount(50, 25), ArmCount(50, 25), 8)
 PASSED, FAILED = (GateResult("g", passed=True),), (GateResult("g", passed=False, detail="no"),)
 
 
@@ -120,11 +122,11 @@ PASSED, FAILED = (GateResult("g", passed=True),), (GateResult("g", passed=False,
         (rollout(Phase.PROGRESSING), seen(5, "r/0", blocks=BAD), Phase.ROLLING_BACK),
         (rollout(Phase.PROGRESSING, step=1), seen(50, "r/1", blocks=GOOD), Phase.BAKING),
         (rollout(Phase.PROGRESSING, step=1, policy=UNBAKED), seen(50, "r/1", blocks=GOOD), Phase.PROMOTING),
-        (rollout(Phase.BAKING, step=3), seen(95, "r/3"), Phase.BAKING),
-        (rollout(Phase.BAKING, step=3), seen(95, "r/3", blocks=BAD), Phase.ROLLING_BACK),
-        (rollout(Phase.BAKING, step=3), seen(95, "r/3", revisions={CANDIDATE.id: status(CANDIDATE)}), Phase.PROMOTING),
-        (rollout(Phase.BAKING, step=3), seen(95, "r/3", revisions={STABLE.id: status(STABLE)}), Phase.ROLLING_BACK),
-        (rollout(Phase.BAKING, step=3), seen(95, "r/3", revisions=None), Phase.BAKING),
+        (rollout(Phase.BAKING), seen(95, "r/3"), Phase.BAKING),
+        (rollout(Phase.BAKING), seen(95, "r/3", blocks=BAD), Phase.ROLLING_BACK),
+        (rollout(Phase.BAKING), seen(95, "r/3", revisions={CANDIDATE.id: status(CANDIDATE)}), Phase.PROMOTING),
+        (rollout(Phase.BAKING), seen(95, "r/3", revisions={STABLE.id: status(STABLE)}), Phase.ROLLING_BACK),
+        (rollout(Phase.BAKING), seen(95, "r/3", revisions=None), Phase.BAKING),
         (rollout(Phase.PROGRESSING, step=1), seen(5, "r/0", blocks=GOOD), Phase.PROGRESSING),
         (rollout(Phase.PROMOTING), seen(50, "r/1"), Phase.PROMOTING),
         (rollout(Phase.PROMOTING), seen(100), Phase.SUCCEEDED),
@@ -145,7 +147,8 @@ def test_each_phase_leads_to_the_next_by_what_is_seen(before: Rollout, world: Se
     ("world", "reason"),
     [
         (seen(asked=(intent(Goal.ABORT),)), "aborted by ada"),
-        (seen(asked=(intent(version=8),)), "superseded by version 8"),
+        (seen(asked=(intent(Goal.RESTORE, 5),)), "superseded by version 5"),
+        (seen(asked=(intent(Goal.RETIRE, None),)), "superseded"),
         (seen(asked=(intent(version=6),)), "aborted by ada"),
         (seen(holders=frozenset({6})), "version 7 was taken out of Production"),
         (seen(holders=frozenset({6}), gone=True), "version 7 was deleted from the registry"),
@@ -154,6 +157,12 @@ def test_each_phase_leads_to_the_next_by_what_is_seen(before: Rollout, world: Se
 def test_interruptions_take_every_open_phase_back(phase: Phase, world: Seen, reason: str) -> None:
     after = advance(rollout(phase), world, LATER)
     assert (after.phase, after.reason) == (Phase.ROLLING_BACK, reason)
+
+
+@pytest.mark.parametrize("phase", [phase for phase in OPEN if phase is not Phase.BAKING])
+def test_a_newer_version_takes_every_open_phase_back(phase: Phase) -> None:
+    after = advance(rollout(phase), seen(asked=(intent(version=8),)), LATER)
+    assert (after.phase, after.reason) == (Phase.ROLLING_BACK, "superseded by version 8")
 
 
 @pytest.mark.parametrize("phase", [p for p in Phase if p not in FINAL and p is not Phase.SHADOWING])
@@ -172,7 +181,7 @@ def test_a_step_lasts_its_time_however_clear_the_evidence() -> None:
 
 
 def test_a_bake_ends_after_its_time_and_not_before() -> None:
-    baking = rollout(Phase.BAKING, step=3)
+    baking = rollout(Phase.BAKING)
     assert (baking.weight, baking.tag) == (95, "r/3")
     over = NOW + timedelta(seconds=POLICY.bake_seconds + 1)
     assert advance(baking, seen(95, "r/3"), over).phase is Phase.PROMOTING
@@ -194,8 +203,20 @@ def test_a_step_without_evidence_pauses_and_goes_on_once_it_comes() -> None:
         (Inconclusive.PROMOTE, FEW, Phase.BAKING),
         (Inconclusive.PROMOTE, (), Phase.PAUSED),
         (Inconclusive.PROMOTE, DOUBTFUL, Phase.PAUSED),
+        (Inconclusive.PROMOTE, OUTAGE, Phase.PAUSED),
+        (Inconclusive.ROLLBACK, (), Phase.PAUSED),
+        (Inconclusive.ROLLBACK, OUTAGE, Phase.PAUSED),
     ],
-    ids=["hold", "go back", "promote", "nothing is known", "something speaks against it"],
+    ids=[
+        "hold",
+        "go back",
+        "promote",
+        "nothing is known",
+        "something speaks against it",
+        "an alarm, promote",
+        "nothing is known, go back",
+        "an alarm, go back",
+    ],
 )
 def test_a_step_that_decides_nothing_ends_as_the_policy_says(
     end: Inconclusive, seen_blocks: tuple[Block, ...], then: Phase
