@@ -190,7 +190,7 @@ def rollout(seed: int, rate_at: Callable[[int], float], ratio: float, min_step: 
     step = entered = seen = 0
     while seen < most:
         rate = rate_at(seen)
-        evidence = fold(POLICY, evidence, [_block(rng, evidence.block + 1, STEPS[step], rate, min(1.0, ratio * rate))])
+        evidence = fold(POLICY, evidence, [_block(rng, evidence.block + 1, step, rate, min(1.0, ratio * rate))])
         seen = evidence.stable.requests + evidence.candidate.requests
         verdict = judge(POLICY, evidence, STEPS[step + 1]).verdict
         if verdict is Verdict.PASS and seen - entered >= min_step:
@@ -200,10 +200,10 @@ def rollout(seed: int, rate_at: Callable[[int], float], ratio: float, min_step: 
     return Ending(Verdict.MORE, seen, evidence.candidate.errors)
 
 
-def _block(rng: np.random.Generator, number: int, weight: int, stable: float, candidate: float) -> Block:
-    n1 = int(rng.binomial(20, weight / 100))
+def _block(rng: np.random.Generator, number: int, step: int, stable: float, candidate: float) -> Block:
+    n1 = int(rng.binomial(20, STEPS[step] / 100))
     arms = ArmCount(20 - n1, int(rng.binomial(20 - n1, stable))), ArmCount(n1, int(rng.binomial(n1, candidate)))
-    return Block(number, "simulated", 0, float(number), float(number + 1), *arms)
+    return Block(number, "simulated", step, float(number), float(number + 1), *arms)
 
 
 def good_rollouts(runs: int, rate: float, min_step: int = 1_200) -> list[Ending]:
@@ -241,7 +241,7 @@ def false_rollbacks_regular(runs: int, weight: float, size: int = 10, total: int
 def seconds_per_block(blocks: int = 2_000) -> float:
     """CPU of one `fold` and one `judge`, everything included, at 1 % errors and weight 20."""
     rng = np.random.default_rng(10)
-    made = [_block(rng, number, 20, 0.01, 0.01) for number in range(1, blocks + 1)]
+    made = [_block(rng, number, 1, 0.01, 0.01) for number in range(1, blocks + 1)]
     evidence = Evidence.start(POLICY, STEPS)
     began = time.process_time()
     for block in made:

@@ -154,7 +154,7 @@ class LocalImageBuilder:
             self._under_way.pop(request.key, None)
 
     def _persevere(self, request: ImageRequest) -> ImageStatus:
-        """Build, and try again where that can help."""
+        """Build, and try again where that can help, unless the builder is closed meanwhile."""
         for seconds in (1, 2, 4, 8, 0):
             try:
                 with workshop(self._home / "building") as folder:
@@ -165,7 +165,8 @@ class LocalImageBuilder:
                 if not getattr(error, "retryable", True) or not seconds:
                     return failed
                 self._tell(request, f"trying again in {seconds} s: {error}")
-                self._closing.wait(seconds)
+                if self._closing.wait(seconds):
+                    return failed
         return failed
 
     def _made(self, request: ImageRequest, folder: Path) -> ImageStatus:

@@ -41,7 +41,10 @@ class Process:
     def alive(self) -> bool:
         """Whether the leader still runs; a child that has ended is reaped."""
         self._reap()
-        return self.exit_code is None and _leads(self)
+        if self.exit_code is None and _leads(self):
+            return True
+        self._reap()  # It may have ended after the first look.
+        return False
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to every process of the group; ended ones and strangers get none."""

@@ -206,11 +206,12 @@ def test_a_platform_that_does_not_answer_can_be_asked_again() -> None:
 
 
 def processes_of(revision: Revision) -> list[psutil.Process]:
-    """The leaders of the revision's process groups."""
+    """The leaders of the revision's process groups; the writer of its prediction log is none of its servers."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("REVISION") == revision.id and os.getsid(process.pid) == process.pid:
+            ours = process.environ().get("REVISION") == revision.id and "serving.runtime" in process.cmdline()
+            if ours and os.getsid(process.pid) == process.pid:
                 found.append(process)
         except (psutil.Error, ProcessLookupError):
             continue
