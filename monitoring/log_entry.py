@@ -15,7 +15,7 @@ from monitoring.ruler import Prediction
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What `serving.envoy.LOG_FIELDS` asks for; times in milliseconds and microseconds as said there."""
+    """What `serving.envoy_log.LOG_FIELDS` asks for; times in milliseconds and microseconds as said there."""
 
     type: str
     start: float
@@ -34,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     answered: int | None = None
     took: int | None = None
     prediction: str | None = None
+    copy: str | None = None
 
 
 _entries = msgspec.json.Decoder(Entry, strict=False)

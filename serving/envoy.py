@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serving.envoy_copies import copied, for_copies
+from serving.envoy_log import LOG_FIELDS
 from serving.revision import Address, Weights
 from serving.router import Route
 
@@ -58,6 +60,10 @@ class GatewaySettings:
     """Most connections to one revision; also the most requests in progress."""
     waiting: int = 1024
     """Most requests that wait for a connection to one revision; beyond it 503 at once."""
+    copies: int = 64
+    """Most copies of requests in progress at one candidate; beyond it requests are not copied."""
+    copied_bytes: int = 2**20
+    """Requests up to this size are copied. Envoy reads no faster than the copy is taken, once its buffers are full."""
 
 
 def bootstrap(settings: GatewaySettings, folder: str, access_log: str) -> Config:
@@ -132,28 +138,6 @@ def _log(path: str, **rest: object) -> Config:
     return _extension("envoy.access_loggers.file", "extensions.access_loggers.file.v3.FileAccessLog", **file) | rest
 
 
-LOG_FIELDS = {
-    "type": "%ACCESS_LOG_TYPE%",
-    "start": "%START_TIME(%s.%6f)%",
-    "ms": "%DURATION%",
-    "id": "%REQ(X-REQUEST-ID)%",
-    "model": "%METADATA(ROUTE:promote:model)%",
-    "step": "%METADATA(ROUTE:promote:step)%",
-    "candidate": "%METADATA(ROUTE:promote:candidate)%",
-    "cluster": "%UPSTREAM_CLUSTER%",
-    "host": "%UPSTREAM_HOST%",
-    "revision": "%UPSTREAM_METADATA(promote:revision)%",
-    "code": "%RESPONSE_CODE%",
-    "flags": "%RESPONSE_FLAGS%",
-    "began": "%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)%",
-    "sent": "%COMMON_DURATION(US_TX_BEG:US_TX_END:us)%",
-    "answered": "%COMMON_DURATION(US_RX_BEG:US_RX_END:us)%",
-    "took": "%COMMON_DURATION(DS_RX_BEG:US_RX_END:us)%",
-    "prediction": "%RESP(X-PROMOTE-PREDICTION)%",
-}
-"""One line of the access log, read by `monitoring/access_log.py`; durations are null where their end never came."""
-
-
 def _local_replies() -> Config:
     """Envoy's own answers have the form of MLflow's errors."""
     missing = _reply("RESOURCE_DOES_NOT_EXIST", "no model is live at %REQ(:PATH)%")
@@ -175,11 +159,15 @@ def _reply(code: str, message: str) -> Config:
 
 
 def cluster_table(routes: Iterable[Route], settings: GatewaySettings, leaving: Iterable[Config] = ()) -> Config:
-    """One cluster per revision of any of `routes`, one per shield, and those that are `leaving`."""
+    """One cluster per revision of any of `routes`, per shield and per shadow, and those that are `leaving`."""
     routes = tuple(routes)
     endpoints = {revision: hosts for route in routes for revision, hosts in route.endpoints.items()}
     staying = [_cluster(revision, endpoints[revision], settings) for revision in endpoints]
     staying += [_shield_cluster(shield, settings) for route in routes if (shield := _shield(route)) is not None]
+    copying = {
+        route.shadow: _cluster(route.shadow, endpoints[route.shadow], settings) for route in routes if route.shadow
+    }
+    staying += [for_copies(revision, cluster, settings.copies) for revision, cluster in copying.items()]
     return _table(sorted([*staying, *leaving], key=lambda cluster: str(cluster["name"])))
 
 
@@ -285,10 +273,11 @@ def _scoring(route: Route, settings: GatewaySettings) -> list[Config]:
     if _shield(route) is not None:
         metadata["per_request_buffer_limit_bytes"] = route.shield_bytes
     rewrite = {"regex_rewrite": {"pattern": {"regex": "^.*$"}, "substitution": "/invocations"}}
-    return [
+    entries: list[Config] = [
         {"match": _match(f"/models/{name}/invocations"), "route": action | rewrite, **metadata},
         {"match": _match(f"/v2/models/{name}/infer"), "route": action, **metadata},
     ]
+    return [*copied(entries, route.shadow, route.step, settings.copied_bytes), *entries] if route.shadow else entries
 
 
 def _asking(route: Route, settings: GatewaySettings) -> list[Config]:

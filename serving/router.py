@@ -28,7 +28,7 @@ class Route:
     model: str
     weights: Weights
     endpoints: Mapping[str, tuple[Address, ...]] = field(hash=False)
-    """Where each revision of `weights` listens, by revision id; none may be empty."""
+    """Where each revision of `weights`, and `shadow`, listens, by revision id; none may be empty."""
     step: str = ""
     """Written to every request's log record while the route is in force: ``<rollout id>/<step index>``, or empty."""
     candidate: str | None = None
@@ -39,7 +39,8 @@ class Route:
     """Revision id that gets copies of the requests, whose answers are thrown away."""
 
     def __post_init__(self) -> None:
-        missing = [revision for revision in self.weights.shares if not self.endpoints.get(revision)]
+        named = [*self.weights.shares, *filter(None, [self.shadow])]
+        missing = [revision for revision in named if not self.endpoints.get(revision)]
         if missing:
             raise ValueError(f"no endpoint for {', '.join(missing)}")
 

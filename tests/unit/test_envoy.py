@@ -36,7 +36,8 @@ def any_route(draw: st.DrawFn, model: st.SearchStrategy[str]) -> Route:
     hosts = st.builds(Address, st.sampled_from(["127.0.0.1", "::1", "pod.local"]), st.integers(1, 65535))
     endpoints = {name: tuple(draw(st.lists(hosts, min_size=1, max_size=3))) for name in revisions}
     step = draw(st.sampled_from(["", "rollout/0", "a/b/3"]))
-    return Route(draw(model), Weights(shares), endpoints, step, draw(st.sampled_from([None, revisions[0]])))
+    candidate, shadow = (draw(st.sampled_from([None, revisions[0]])) for _ in range(2))
+    return Route(draw(model), Weights(shares), endpoints, step, candidate, shadow=shadow)
 
 
 @given(any_route(st.text(min_size=1)))
@@ -44,6 +45,35 @@ def test_a_route_survives_the_way_there_and_back(route: Route) -> None:
     tables, clusters = route_table([route], SETTINGS), cluster_table([route], SETTINGS)
     read = json.loads(json.dumps([tables["resources"], clusters["resources"]]))
     assert routes_of(*read) == {route.model: route}
+
+
+def test_only_small_scoring_requests_are_copied() -> None:
+    ends = {"a-v1": HERE, "a-v2": HERE}
+    copying = entries(Route("a", Weights({"a-v1": 100}), ends, "r/shadow", "a-v2", shadow="a-v2"))
+    plain = entries(Route("a", Weights({"a-v1": 100}), ends, "r/shadow", "a-v2"))
+    copied = [entry for entry in copying if "request_mirror_policies" in entry["route"]]
+    assert copying[:2] == copied
+    assert [strip(entry) for entry in copying[2:]] == [strip(entry) for entry in plain]
+    for entry in copied:
+        (small,) = entry["match"]["headers"]
+        assert small == {"name": "content-length", "range_match": {"start": 0, "end": SETTINGS.copied_bytes + 1}}
+
+
+def strip(entry: Config) -> Config:
+    """What a route does, without what is noted on it."""
+    return {"match": entry["match"], "route": entry["route"]}
+
+
+def test_copies_have_limits_of_their_own() -> None:
+    route = Route("a", Weights({"a-v1": 100}), {"a-v1": HERE, "a-v2": HERE}, "r/shadow", "a-v2", shadow="a-v2")
+    clusters = {cluster["name"]: cluster for cluster in cluster_table([route], SETTINGS)["resources"]}
+    own, shared = (clusters[name]["circuit_breakers"]["thresholds"][0] for name in ("a-v2~shadow", "a-v2"))
+    assert own["max_requests"] == SETTINGS.copies < shared["max_requests"]
+
+
+def test_copies_need_an_address() -> None:
+    with pytest.raises(ValueError, match="a-v2"):
+        Route("a", Weights({"a-v1": 100}), {"a-v1": HERE}, shadow="a-v2")
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1))
