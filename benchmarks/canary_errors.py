@@ -24,6 +24,7 @@ from monitoring.eprocess import Claim, opened, updated
 from monitoring.judgement import Verdict, judge
 from monitoring.plan import growth, plan
 from monitoring.rate_evidence import gate_claim, worse_claim
+from monitoring.usual import Usual
 
 POLICY = AnalysisPolicy(require_latency=False)
 STEPS = (5, 20, 50, 100)
@@ -298,7 +299,8 @@ def measure() -> dict[str, object]:
             f"base {rate:.1%}": _rollouts(good_rollouts(60, rate)) for rate in RATES
         },
         "planned minutes of a good rollout at 20 requests a second": {
-            f"base {rate:.1%}": round((plan(POLICY, STEPS, rate, 20.0, 60.0).seconds or 0.0) / 60, 2) for rate in RATES
+            f"base {rate:.1%}": round((plan(POLICY, STEPS, Usual(rate), 20.0, 60.0).seconds or 0.0) / 60, 2)
+            for rate in RATES
         },
         "G13 base rate rising tenfold": {
             "equal": _rollouts(rising_rollouts(100, 1.0)),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.block_store import BlockStore, Counted, OutrunError, Progress, Saved
-from monitoring.blocks import Block, BlockError, Scale
+from monitoring.blocks import Block, BlockError, Scale, Seen
 from monitoring.filling import Folding
 from monitoring.folder import Folder
 from monitoring.log_entry import Entry, entries
@@ -99,6 +99,11 @@ class AccessLogBlocks:
     def rate(self, model: str) -> float | None:
         self.pump()
         return self._rates.of(model, self._clock())
+
+    def seen(self, model: str) -> tuple[Seen, ...]:
+        self.pump()
+        with self._guard:
+            return self._recent.seen(model)
 
     def forget(self, rollout: str) -> None:
         with self._reading():

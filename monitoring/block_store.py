@@ -18,10 +18,9 @@ from typing import Any
 
 import msgspec
 
-from monitoring.blocks import Block, BlockError
+from monitoring.blocks import Block, BlockError, Seen
 from monitoring.filling import Part
 from monitoring.ruler import KEPT
-from monitoring.traffic import Observation
 
 _VERSION = 2
 """Of the form of `Saved.state`; what another version left is not understood, and reading begins anew."""
@@ -70,8 +69,8 @@ class Saved:
     counted: list[Counted]
     parts: list[tuple[str, int, Part]]
     """Rollout, log and part, in order."""
-    history: list[tuple[str, str, list[Observation]]]
-    """Model, revision, and what was observed of it, oldest first."""
+    history: list[tuple[str, str, list[Seen]]]
+    """Model, revision, and what was seen of it, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +82,8 @@ class Progress:
     counted: Sequence[Counted] = ()
     parts: Sequence[tuple[str, int, Part]] = ()
     """Rollout, log and part."""
-    history: dict[tuple[str, str], list[Observation]] = field(default_factory=dict)
-    """What was observed since the last time, by model and revision."""
+    history: dict[tuple[str, str], list[Seen]] = field(default_factory=dict)
+    """What was seen since the last time, by model and revision."""
     superfluous: Collection[tuple[str, str]] = ()
     """Models and revisions whose history is dropped."""
     forget: Collection[str] = ()
@@ -95,7 +94,7 @@ class Progress:
 
 _blocks = msgspec.json.Decoder(Block)
 _parts = msgspec.json.Decoder(Part)
-_observations = msgspec.json.Decoder(list[Observation])
+_seen = msgspec.json.Decoder(list[Seen])
 
 
 class BlockStore:
@@ -116,7 +115,7 @@ class BlockStore:
             rows = database.execute("SELECT rollout, log, part FROM parts ORDER BY rollout, log, number")
             parts = [(rollout, log, _parts.decode(part)) for rollout, log, part in rows]
             rows = database.execute("SELECT model, revision, seen FROM history ORDER BY rowid")
-            history = [(model, revision, _observations.decode(seen)) for model, revision, seen in rows]
+            history = [(model, revision, _seen.decode(seen)) for model, revision, seen in rows]
         state = msgspec.json.decode(text)
         return Saved(serial, state if state.get("version") == _VERSION else {}, forgotten, counted, parts, history)
 
@@ -187,8 +186,8 @@ def _keep_history(database: sqlite3.Connection, progress: Progress) -> None:
 
 def _compact(database: sqlite3.Connection, model: str, revision: str) -> None:
     query = "SELECT seen FROM history WHERE model = ? AND revision = ? ORDER BY rowid"
-    parts = [_observations.decode(seen) for (seen,) in database.execute(query, (model, revision))]
-    last = [observation for part in parts for observation in part][-KEPT:]
+    parts = [_seen.decode(seen) for (seen,) in database.execute(query, (model, revision))]
+    last = [one for part in parts for one in part][-KEPT:]
     database.execute("DELETE FROM history WHERE model = ? AND revision = ?", (model, revision))
     row = (model, revision, msgspec.json.encode(last), len(last))
     database.execute("INSERT INTO history VALUES (?, ?, ?, ?)", row)

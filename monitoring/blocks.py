@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Arm(StrEnum):
@@ -86,6 +86,19 @@ class Scale:
     """Milliseconds that nobody notices: the candidate may be slower by these besides."""
 
 
+class Seen(NamedTuple):
+    """One of the last requests of a stable revision, short enough to be kept by the thousand."""
+
+    latency_ms: float
+    prediction: tuple[str | float | bool | None, ...] | None = None
+    at: float = 0.0
+    """When it ended, in seconds since the epoch; 0 where that was not kept."""
+    error: bool = False
+    refused: bool = False
+    host: str = ""
+    """The replica that served it."""
+
+
 class BlockError(Exception):
     """Blocks could not be read or kept; `retryable` tells whether trying again can help."""
 
@@ -107,6 +120,10 @@ class BlockSource(Protocol):
 
     def rate(self, model: str) -> float | None:
         """Scoring requests per second over the last minute; None where that is not known."""
+        ...
+
+    def seen(self, model: str) -> tuple[Seen, ...]:
+        """Some of the last requests of the model's stable revision, in the order in which they ended."""
         ...
 
     def forget(self, rollout: str) -> None:

@@ -1,24 +1,30 @@
 """How many requests a rollout will need before it can be decided, said before it starts.
 
-Pure. The estimate is for a candidate that fails as often as the stable revision does: evidence for a claim
-then grows by a fixed amount per request, the divergence between what is and the nearest thing the claim
-excludes. 1.2 times the threshold over that growth is what the e-processes were measured to take; a candidate
-that is better is faster, one that is a little worse slower, and a bad one is found long before.
+Pure. The estimate is for a candidate that does as the stable revision does: evidence for a claim then grows by a
+fixed amount per request, the divergence between what is and the nearest thing the claim excludes. 1.2 times the
+threshold over that growth is what the e-processes were measured to take; a candidate that is better is faster, one that
+is a little worse slower, and a bad one is found long before. Every required metric is proved by itself, so the one that
+needs most requests decides how long a step takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, floor, log, log10
+from math import ceil, floor, inf, log, log10
 
 from monitoring.analysis_policy import AnalysisPolicy
+from monitoring.blocks import CUTS
 from monitoring.eprocess import Claim, Line, nearest
+from monitoring.latency_evidence import ENOUGH, enough_claim
 from monitoring.rate_evidence import gate_claim
+from monitoring.usual import Usual
 
 OVERHEAD = 1.2
-"""What is needed over what an observer who knew both rates would need."""
+"""What is needed over what an observer who knew both rates would need,"""
+MEDIAN_OVERHEAD = 1.6
+"""and at the median latency, where the capital is spread over more bets."""
 LOWEST_RATE = 1e-6
 """Error rates closer to 0 or 1 are planned for as if this far away: never and always can never be known."""
 
@@ -33,6 +39,8 @@ class StepPlan:
     candidate_requests: int
     seconds: float | None
     """At the given rate; None where it is not known."""
+    metric: str = "errors"
+    """What needs most requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,78 +54,141 @@ class Plan:
     passable: float
     """The promotion margin: candidates with error rates up to this may be promoted."""
     sentence: str
+    warnings: tuple[str, ...] = ()
+    """Why the rollout will hardly end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Required:
+    """Something that has to be proven before the next weight, and the rates of an equal candidate."""
+
+    metric: str
+    claim: Claim
+    stable: float
+    candidate: float
+    overhead: float = OVERHEAD
+
+    def growth(self, share: float) -> float:
+        return growth(self.claim.line, self.stable, share, self.candidate)
 
 
 def plan(
     policy: AnalysisPolicy,
     steps: Sequence[int],
-    base_error_rate: float,
+    usual: Usual,
     rate_per_second: float | None,
     min_step_seconds: float,
+    max_step_seconds: float = inf,
 ) -> Plan:
-    """What a candidate needs that fails as often as the stable revision, whose error rate is `base_error_rate`."""
+    """What a candidate needs that does as the stable revision usually does."""
     planned: list[StepPlan] = []
+    rate = rate_per_second or None
     for weight, next_weight in pairwise(steps):
-        needed = _candidate_requests(gate_claim(policy, next_weight), base_error_rate, weight, planned)
-        planned.append(_step(weight, needed, rate_per_second or None, min_step_seconds))
-    passable = min(1.0, gate_claim(policy, 100).line.at(base_error_rate))
+        required = [one for one in _required(policy, usual, next_weight) if one.growth(weight / 100)]
+        needs = {one.metric: 0 for one in required}
+        for one in required:
+            needs[one.metric] = max(needs[one.metric], _candidate_requests(one, weight, planned))
+        metric = max(needs, key=lambda metric: needs[metric])
+        planned.append(_step(weight, needs[metric], metric, rate, min_step_seconds))
+    passable = min(1.0, gate_claim(policy, 100).line.at(usual.errors))
     return Plan(
         steps=tuple(planned),
         requests=sum(step.requests for step in planned),
         candidate_requests=sum(step.candidate_requests for step in planned),
-        seconds=sum(step.seconds or 0.0 for step in planned) if rate_per_second else None,
+        seconds=sum(step.seconds or 0.0 for step in planned) if rate else None,
         passable=passable,
-        sentence=_sentence(planned, rate_per_second or None, base_error_rate, passable),
+        sentence=_sentence(planned, rate, usual.errors, passable),
+        warnings=tuple(_warnings(policy, usual, planned, max_step_seconds)),
     )
 
 
-def growth(line: Line, error_rate: float, share: float) -> float:
-    """Evidence in nats per request of the candidate that it is below `line`, where both arms fail at `error_rate`."""
-    rate = min(max(error_rate, LOWEST_RATE), 1 - LOWEST_RATE)
-    p0 = nearest(line, rate, rate, share)
-    return _divergence(rate, line.at(p0)) + (1 - share) / share * _divergence(rate, p0)
+def growth(line: Line, rate: float, share: float, candidate: float | None = None) -> float:
+    """Evidence in nats per request of the candidate that it is below `line`; 0 where it is not.
+
+    `rate` is the stable revision's, and the candidate's where no other is given.
+    """
+    q0, q1 = (min(max(one, LOWEST_RATE), 1 - LOWEST_RATE) for one in (rate, rate if candidate is None else candidate))
+    if q1 >= line.at(q0):
+        return 0.0
+    p0 = nearest(line, q0, q1, share)
+    return _divergence(q1, line.at(p0)) + (1 - share) / share * _divergence(q0, p0)
 
 
 def _divergence(q: float, p: float) -> float:
-    """KL(q || p) of two error rates."""
+    """KL(q || p) of two rates."""
     return q * log(q / p) + (1 - q) * log((1 - q) / (1 - p))
 
 
-def _candidate_requests(claim: Claim, error_rate: float, weight: int, before: Sequence[StepPlan]) -> int:
+def _required(policy: AnalysisPolicy, usual: Usual, weight: int) -> Iterator[_Required]:
+    claim = gate_claim(policy, weight)
+    yield _Required("errors", claim, usual.errors, usual.errors)
+    yield _Required("refusals", claim, usual.refused, usual.refused)
+    if weight == 100 and policy.require_latency:
+        for cut, (stable, candidate) in zip(ENOUGH, usual.slow, strict=False):
+            overhead = OVERHEAD if CUTS[cut] > 0.5 else MEDIAN_OVERHEAD
+            yield _Required("latency", enough_claim(policy, cut), stable, candidate, overhead)
+
+
+def _candidate_requests(required: _Required, weight: int, before: Sequence[StepPlan]) -> int:
     """Requests of the candidate still missing at `weight`, after what earlier steps brought."""
-    brought = sum(step.candidate_requests * growth(claim.line, error_rate, step.weight / 100) for step in before)
-    missing = OVERHEAD * claim.log_threshold - brought
-    return max(0, ceil(missing / growth(claim.line, error_rate, weight / 100)))
+    brought = sum(step.candidate_requests * required.growth(step.weight / 100) for step in before)
+    missing = required.overhead * required.claim.log_threshold - brought
+    return max(0, ceil(missing / required.growth(weight / 100)))
 
 
-def _step(weight: int, candidate_requests: int, rate: float | None, min_seconds: float) -> StepPlan:
+def _step(weight: int, candidate_requests: int, metric: str, rate: float | None, min_seconds: float) -> StepPlan:
     share = weight / 100
     if rate is None:
-        return StepPlan(weight, ceil(candidate_requests / share), candidate_requests, None)
+        return StepPlan(weight, ceil(candidate_requests / share), candidate_requests, None, metric)
     seconds = max(min_seconds, candidate_requests / share / rate)
     requests = ceil(seconds * rate)
-    return StepPlan(weight, requests, ceil(requests * share), seconds)
+    return StepPlan(weight, requests, ceil(requests * share), seconds, metric)
 
 
 def _sentence(steps: Sequence[StepPlan], rate: float | None, error_rate: float, passable: float) -> str:
     if not steps:
         return "No requests are needed: all traffic moves at once, and nothing is compared"
     total = sum(step.requests for step in steps)
-    time = f" ({_duration(sum(step.seconds or 0.0 for step in steps))} at {_per_second(rate)})" if rate else ""
-    parts = ", ".join(f"{_rounded(step.requests)} at {step.weight} %" for step in steps)
-    margin = f"error rates up to {_percent(passable)} (now {_percent(error_rate)}) may be promoted"
-    return f"About {_rounded(total)} requests{time}: {parts}; {margin}"
+    time = f" ({duration(sum(step.seconds or 0.0 for step in steps))} at {per_second(rate)})" if rate else ""
+    parts = ", ".join(map(_part, steps))
+    margin = f"error rates up to {percent(passable)} (now {percent(error_rate)}) may be promoted"
+    return f"About {rounded(total)} requests{time}: {parts}; {margin}"
 
 
-def _per_second(rate: float) -> str:
+def _part(step: StepPlan) -> str:
+    why = "" if step.metric == "errors" else f" for {step.metric}"
+    return f"{rounded(step.requests)} at {step.weight} %{why}"
+
+
+def _warnings(policy: AnalysisPolicy, usual: Usual, steps: Sequence[StepPlan], most: float) -> Iterator[str]:
+    late = [step for step in steps if step.seconds is not None and 2 * step.seconds > most]
+    for step in late[:1]:
+        yield (
+            f"The step at {step.weight} % needs about {duration(step.seconds or 0.0)} and may be over before it is"
+            f" decided, after {duration(most)}: take a wider margin, a higher first weight, or a longer step_max"
+        )
+    if not steps or not policy.require_latency:
+        return
+    if not usual.slow:
+        yield "How long requests take is not known yet: to prove that the candidate is fast enough may need more"
+    for required in _required(policy, usual, 100):
+        if required.metric == "latency" and not required.growth(steps[-1].weight / 100):
+            yield (
+                "Latencies differ so much that no candidate can be proved fast enough: take a wider latency_margin or"
+                " latency_tail_points, or set require_latency to false"
+            )
+            return
+
+
+def per_second(rate: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
 
 
-def _percent(rate: float) -> str:
+def percent(rate: float) -> str:
     return f"{100 * rate:.3g} %"
 
 
-def _rounded(count: int) -> str:
+def rounded(count: int) -> str:
     """Two digits are as good as the estimate: 4321 is '4,300'."""
     if count < 100:
         return str(count)
@@ -125,7 +196,7 @@ def _rounded(count: int) -> str:
     return f"{round(count / unit) * unit:,}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

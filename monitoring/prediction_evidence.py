@@ -18,9 +18,9 @@ from monitoring.eprocess import RESERVE, Bets, Claim, EProcess, Line, Pair, Tall
 _STABLE_PRIOR, _CANDIDATE_PRIOR = 20.0, 10.0
 """Requests imagined before the first block: of the stable revision evenly over the categories, of the candidate as the
 stable revision's."""
-_JUMPS = (0.05, 0.15, 0.3, 0.6)
+JUMPS = (0.05, 0.15, 0.3, 0.6)
 """Alternatives: this much of the way from the line to 1; and the candidate's own share so far."""
-_BETS = Bets(shifts=(), parts=(0.2,) * (len(_JUMPS) + 1), above=True, reserve=RESERVE)
+BETS = Bets(shifts=(), parts=(0.2,) * (len(JUMPS) + 1), above=True, reserve=RESERVE)
 _LEAST = 1e-6
 """No share is taken to be closer to 0 or 1."""
 
@@ -36,12 +36,12 @@ class PredictionEvidence:
 
     @classmethod
     def start(cls) -> PredictionEvidence:
-        return cls(opened(Claim(Line(), _BETS, inf)))
+        return cls(opened(Claim(Line(), BETS, inf)))
 
     def after(self, distance: float, number: int, arms: tuple[Shares, Shares]) -> PredictionEvidence:
         """With what block `number` says of both arms."""
         stable, candidate = (seen or (0.0,) * len(arms[0]) for seen in (self.stable, self.candidate))
-        claim = Claim(Line(offset=distance), _BETS, inf)
+        claim = Claim(Line(offset=distance), BETS, inf)
         q0, q1 = guesses(stable, candidate)
         suspected = [one > other for one, other in zip(q1, q0, strict=True)]
         block = Pair(number, *(_within(arm, suspected) for arm in arms))
@@ -71,8 +71,8 @@ def guesses(stable: Shares, candidate: Shares) -> tuple[list[float], list[float]
 def _log_factors(line: Line, q0: float, q1: float, block: Pair) -> list[float]:
     border = line.at(q0)
     if not (block.stable.requests and block.candidate.requests and q0 > 0 and border < 1):
-        return [0.0] * (len(_JUMPS) + 1)
-    alternatives = (*(border + jump * (1 - border) for jump in _JUMPS), min(q1, 1 - _LEAST))
+        return [0.0] * (len(JUMPS) + 1)
+    alternatives = (*(border + jump * (1 - border) for jump in JUMPS), min(q1, 1 - _LEAST))
     return [
         log_factor(line, q0, alternative, block.stable, block.candidate) if alternative > border else 0.0
         for alternative in alternatives

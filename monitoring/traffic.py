@@ -6,16 +6,14 @@ so that a history covers minutes of heavy traffic in a few thousand requests, an
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from monitoring.blocks import Seen
 from monitoring.log_entry import Entry, prediction
 from monitoring.log_line import latency_ms, outcome
-from monitoring.ruler import History, Prediction
-
-Observation = tuple[float, Prediction | None]
-"""Latency in milliseconds, and prediction."""
+from monitoring.ruler import KEPT, History
 
 RATE_SECONDS = 60
 """Requests per second are told over this time."""
@@ -69,9 +67,9 @@ class Recent:
 
     def __init__(self, patience_ms: float) -> None:
         self._patience_ms = patience_ms
-        self._histories: dict[tuple[str, str], History] = {}
+        self._histories: dict[tuple[str, str], deque[Seen]] = {}
         self._taken: dict[tuple[str, str], tuple[int, int]] = {}
-        self._new: dict[tuple[str, str], list[Observation]] = {}
+        self._new: dict[tuple[str, str], list[Seen]] = {}
         self._stable: dict[str, str] = {}
 
     def add(self, entry: Entry, model: str, revision: str, at: float) -> None:
@@ -83,32 +81,35 @@ class Recent:
         if last != second:
             taken = 0
         if taken < PER_SECOND or self._known(key) < ENOUGH:
-            _, abandoned, _ = outcome(entry, self._patience_ms)
+            error, abandoned, refused = outcome(entry, self._patience_ms)
             if not abandoned:
                 self._taken[key] = (second, taken + 1)
-                self._new.setdefault(key, []).append((latency_ms(entry), prediction(entry.prediction)))
+                values = prediction(entry.prediction)
+                seen = Seen(latency_ms(entry), values, round(at, 3), error, refused, entry.host or "")
+                self._new.setdefault(key, []).append(seen)
 
     def _known(self, key: tuple[str, str]) -> int:
         return len(self._histories.get(key, ())) + len(self._new.get(key, ()))
 
     def of(self, model: str) -> History:
-        """A copy of what the stable revision did."""
-        found = History()
-        key = (model, self._stable.get(model, ""))
-        found.extend(self._histories.get(key, History()))
-        found.extend(History(self._new.get(key, ())))
-        return found
+        """What the stable revision did."""
+        return History((one.latency_ms, one.prediction) for one in self.seen(model))
 
-    def take_new(self) -> dict[tuple[str, str], list[Observation]]:
+    def seen(self, model: str) -> tuple[Seen, ...]:
+        """The same request by request, in the order in which they ended."""
+        key = (model, self._stable.get(model, ""))
+        return (*self._histories.get(key, ()), *self._new.get(key, ()))[-KEPT:]
+
+    def take_new(self) -> dict[tuple[str, str], list[Seen]]:
         """What was added since the last time, by model and revision."""
         new, self._new = self._new, {}
         for key, seen in new.items():
             self.remember(*key, seen)
         return new
 
-    def remember(self, model: str, revision: str, seen: Iterable[Observation]) -> None:
-        history = self._histories.pop((model, revision), None) or History()
-        history.extend(History(seen))
+    def remember(self, model: str, revision: str, seen: Iterable[Seen]) -> None:
+        history = self._histories.pop((model, revision), None) or deque(maxlen=KEPT)
+        history.extend(seen)
         self._histories[model, revision] = history
 
     def superfluous(self) -> list[tuple[str, str]]:

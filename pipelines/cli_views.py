@@ -48,6 +48,8 @@ def print_accepted(accepted: Json) -> None:
     """What a command started, or would start."""
     did = f"rollout {accepted['rollout']}" if accepted["intent"] else "not started"
     out().print(Text(f"{accepted['goal']} {accepted['model']} {accepted['version']} ({did}): {accepted['plan']}"))
+    for note in accepted.get("notes", ()):
+        out().print(Text(f"  {note}", style="dim"))
 
 
 def print_ending(ending: Ending) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from monitoring.blocks import BlockError, BlockSource
+from monitoring.blocks import BlockError, BlockSource, Seen
+from monitoring.detectable import foreseen
 from monitoring.plan import plan
+from monitoring.usual import Usual, usual
 from pipelines.intents import rollout_id
 from pipelines.live import Live
 from pipelines.policy import Policy
@@ -28,7 +31,7 @@ from registry_hooks.registry import ModelRegistry, RegistryError, UnknownVersion
 _MOVING = (Phase.PROMOTING, Phase.ROLLING_BACK)
 _LOOK_BACK = 200
 """How many of a model's rollouts are searched for what was before."""
-_USUAL_ERROR_RATE = 0.01
+_ASSUMED = Usual(errors=0.01)
 """Planned for where no rollout has measured the model yet."""
 
 
@@ -45,6 +48,8 @@ class Accepted:
     """None for a dry run."""
     plan: str
     """What will happen, in one line."""
+    notes: tuple[str, ...] = ()
+    """What the canary will find in that time and what not, and why it may not come to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,9 @@ class Commands:
         policy = self._policy(model)
         self._permit(policy, details)
         self._refuse_repetition(wanted, policy.live)
-        return self._submit(Goal.LIVE, wanted, policy.live, actor, self._plan(model, policy), dry_run=dry_run)
+        said, notes = self._plan(model, policy)
+        accepted = self._submit(Goal.LIVE, wanted, policy.live, actor, said, dry_run=dry_run)
+        return replace(accepted, notes=notes)
 
     def rollback(self, model: str, actor: str) -> Accepted:
         """End the rollout in progress; where there is none, make the version live that was live before."""
@@ -157,17 +164,18 @@ class Commands:
         stages = {details.stage, *(intent.came_from for intent in ours)}
         return found | {intent.channel for intent in ours} | {Channel(ChannelKind.STAGE, s) for s in stages if s}
 
-    def _plan(self, model: str, policy: Policy) -> str:
-        """How much traffic and time the canary will need."""
+    def _plan(self, model: str, policy: Policy) -> tuple[str, tuple[str, ...]]:
+        """How much traffic and time the canary will need, and what it would not find in that time."""
         if not any(live.stable for live in self.store.lives() if (live.model, live.channel) == (model, policy.live)):
-            return "Nothing is live to compare with: all traffic goes to the version once it is checked and ready"
-        try:
-            rate = self.blocks.rate(model)
-        except BlockError:
-            rate = None
+            return "Nothing is live to compare with: all traffic goes to the version once it is checked and ready", ()
         rules = policy.rollout
-        usual = _error_rate(self.store.rollouts(model, _LOOK_BACK))
-        return plan(rules.analysis, rules.steps, usual, rate, rules.step_min_seconds).sentence
+        seen: tuple[Seen, ...] = ()
+        rate: float | None = None
+        with suppress(BlockError):
+            seen, rate = self.blocks.seen(model), self.blocks.rate(model)
+        known = usual(rules.analysis, seen, _measured(self.store.rollouts(model, _LOOK_BACK)))
+        found = plan(rules.analysis, rules.steps, known, rate, rules.step_min_seconds, rules.step_max_seconds)
+        return found.sentence, (*foreseen(rules.analysis, found.steps, known), *found.warnings)
 
     def _describe(self, version: ModelVersion) -> VersionDetails:
         try:
@@ -296,13 +304,13 @@ class Commands:
         )
 
 
-def _error_rate(rollouts: Iterable[Rollout]) -> float:
-    """Error rate of what is live now, as the newest rollout measured it; `rollouts` are newest first."""
+def _measured(rollouts: Iterable[Rollout]) -> Usual:
+    """How what is live now does, as the newest rollout measured it; `rollouts` are newest first."""
     for rollout in rollouts:
         if rollout.evidence is not None and rollout.phase in FINAL:
             arm = rollout.evidence.candidate if rollout.phase is Phase.SUCCEEDED else rollout.evidence.stable
-            return arm.errors / arm.requests if arm.requests else _USUAL_ERROR_RATE
-    return _USUAL_ERROR_RATE
+            return Usual(arm.errors / arm.requests, arm.refused / arm.requests) if arm.requests else _ASSUMED
+    return _ASSUMED
 
 
 def _locked(moved: ModelVersion, entered: Channel | None, rollouts: tuple[Rollout, ...]) -> Allowed:

@@ -11,6 +11,9 @@ import json
 from dataclasses import asdict
 from datetime import datetime
 
+from monitoring.detectable import Detectable, detectable
+from monitoring.plan import StepPlan
+from monitoring.usual import Usual
 from pipelines.advance import judgement
 from pipelines.rollout import Rollout
 
@@ -32,9 +35,20 @@ def record(rollout: Rollout) -> bytes:
         "policy": asdict(rollout.policy),
         "gates": [asdict(gate) for gate in rollout.gates],
         "analysis": asdict(said) if said else None,
+        "detectable": [asdict(found) for found in _detectable(rollout)],
         "processes": asdict(rollout.evidence) if rollout.evidence else None,
     }
     return json.dumps(content, sort_keys=True, indent=1, default=_plain).encode()
+
+
+def _detectable(rollout: Rollout) -> tuple[Detectable, ...]:
+    """What as many requests as there were would have found."""
+    if (seen := rollout.evidence) is None or not seen.stable.requests or not seen.candidate.requests:
+        return ()
+    requests = seen.stable.requests + seen.candidate.requests
+    share = StepPlan(round(100 * seen.candidate.requests / requests), requests, seen.candidate.requests, None)
+    usual = Usual(seen.stable.errors / seen.stable.requests, seen.stable.refused / seen.stable.requests)
+    return detectable(rollout.policy.analysis, (share,), usual)
 
 
 def name(evidence: bytes) -> str:

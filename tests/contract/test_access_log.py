@@ -21,11 +21,11 @@ import pytest
 from benchmarks.gateway import request_lines
 from monitoring.access_log import AccessLogBlocks, ReadingPolicy
 from monitoring.block_store import BlockStore, OutrunError, Progress
-from monitoring.blocks import ArmCount, BlockError, BlockSource, Scale
+from monitoring.blocks import ArmCount, BlockError, BlockSource, Scale, Seen
 from monitoring.filling import Folding
 from monitoring.log_file import LogFile
 from monitoring.ruler import KEPT, LEAST
-from monitoring.traffic import Observation, Recent
+from monitoring.traffic import Recent
 from serving.envoy_router import EnvoyRouter
 from serving.gateway import Gateway
 from serving.revision import Address, Weights
@@ -441,11 +441,11 @@ def test_who_was_away_finds_the_same_blocks(tmp_path: Path) -> None:
 def test_histories_in_the_file_are_bounded_and_keep_the_last(tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "blocks.sqlite3")
     for serial in range(4):
-        seen: list[Observation] = [(float(3000 * serial + number), (0.5, "a", None, True)) for number in range(3000)]
+        seen = [Seen(float(3000 * serial + number), (0.5, "a", None, True), 12.5, True) for number in range(3000)]
         store.save(serial, Progress({}, history={("churn", "v1"): seen}))
     parts = [part for _, _, part in store.load().history]
     assert [len(part) for part in parts] == [KEPT, 3000]
-    assert parts[0][-1] == (8999.0, (0.5, "a", None, True))
+    assert parts[0][-1] == Seen(8999.0, (0.5, "a", None, True), 12.5, error=True)
     store.save(4, Progress({}, superfluous=[("churn", "v1")]))
     assert store.load().history == []
     with pytest.raises(OutrunError):
@@ -455,9 +455,9 @@ def test_histories_in_the_file_are_bounded_and_keep_the_last(tmp_path: Path) -> 
 def test_the_last_revisions_of_a_model_are_remembered() -> None:
     recent = Recent(patience_ms=500.0)
     for number in range(5):
-        recent.remember("churn", f"v{number}", [(1.0, None)])
-    recent.remember("other", "v0", [(1.0, None)])
-    recent.remember("churn", "v0", [(1.0, None)])
+        recent.remember("churn", f"v{number}", [Seen(1.0)])
+    recent.remember("other", "v0", [Seen(1.0)])
+    recent.remember("churn", "v0", [Seen(1.0)])
     assert recent.superfluous() == [("churn", "v2"), ("churn", "v1")]
 
 

@@ -73,6 +73,7 @@ def test_a_dry_run_is_only_a_plan(served: Served) -> None:
     planned = post(served, "/models/churn/promote", json={"version": 3, "dry_run": True})
     assert planned["intent"] is None
     assert planned["plan"].startswith("About ")
+    assert planned["notes"][0].startswith("Found in that time in 9 of 10 rollouts")
     assert served.office.store.pending() == ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monitoring.blocks import ArmCount, Block, BlockError, Latencies, Scale, Shares
+from monitoring.blocks import ArmCount, Block, BlockError, Latencies, Scale, Seen, Shares
 
 
 class FakeBlocks:
@@ -11,6 +11,8 @@ class FakeBlocks:
     def __init__(self) -> None:
         self.broken = False
         self.rates: dict[str, float] = {}
+        self.requests: dict[str, tuple[Seen, ...]] = {}
+        """What the stable revision of a model did lately."""
         self.prepared: dict[str, tuple[str, Scale]] = {}
         """Model and scale per rollout, as first asked for."""
         self._blocks: dict[str, list[Block]] = {}
@@ -44,6 +46,10 @@ class FakeBlocks:
     def rate(self, model: str) -> float | None:
         self._check()
         return self.rates.get(model)
+
+    def seen(self, model: str) -> tuple[Seen, ...]:
+        self._check()
+        return self.requests.get(model, ())
 
     def forget(self, rollout: str) -> None:
         self._check()

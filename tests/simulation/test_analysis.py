@@ -26,6 +26,7 @@ from benchmarks.canary_errors import (
 )
 from monitoring.judgement import Verdict
 from monitoring.plan import plan
+from monitoring.usual import Usual
 
 
 @pytest.mark.parametrize(("rate", "weight"), [(0.001, 5), (0.01, 50), (0.05, 20)])
@@ -68,7 +69,7 @@ def test_dying_late_is_found_nearly_as_fast() -> None:
 def test_good_rollouts_end_promoted_and_about_when_planned() -> None:
     endings = good_rollouts(15, 0.01)
     assert sum(ending.verdict is Verdict.PASS for ending in endings) >= 14
-    planned = plan(POLICY, STEPS, 0.01, 20.0, 60.0).requests
+    planned = plan(POLICY, STEPS, Usual(0.01), 20.0, 60.0).requests
     assert 0.5 * planned <= fmean(ending.requests for ending in endings) <= 1.5 * planned
 
 

@@ -9,16 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.analysis_policy import AnalysisPolicy
+from monitoring.blocks import Seen
 from monitoring.eprocess import Line
 from monitoring.plan import Plan, StepPlan, growth, plan
 from monitoring.rate_evidence import gate_claim
+from monitoring.ruler import LEAST
+from monitoring.usual import Usual, usual
 
 POLICY = AnalysisPolicy()
 STEPS = (5, 20, 50, 100)
 
 
-def planned(base: float = 0.01, rate: float | None = None, policy: AnalysisPolicy = POLICY) -> Plan:
-    return plan(policy, STEPS, base, rate, 60.0)
+LATENCIES = ((0.5, 0.3), (0.05, 0.03))
+"""Shares of requests beyond the median and the 95th percentile, before and after the margin."""
+
+
+def planned(
+    base: float = 0.01,
+    rate: float | None = None,
+    policy: AnalysisPolicy = POLICY,
+    slow: tuple[tuple[float, float], ...] = LATENCIES,
+    refused: float = 0.0,
+) -> Plan:
+    return plan(policy, STEPS, Usual(base, refused, slow), rate, 60.0)
 
 
 class TestGrowth:
@@ -42,7 +55,7 @@ class TestGrowth:
 
 class TestPlan:
     def test_one_step_by_hand(self) -> None:
-        found = plan(POLICY, (5, 100), 0.01, None, 60.0)
+        found = plan(POLICY, (5, 100), Usual(0.01), None, 60.0)
         needed = 1.2 * log(20) / growth(gate_claim(POLICY, 100).line, 0.01, 0.05)
         assert found.candidate_requests == pytest.approx(needed, abs=1)
         assert found.requests == pytest.approx(20 * needed, abs=20)
@@ -64,7 +77,7 @@ class TestPlan:
         assert found.seconds == pytest.approx(sum(step.seconds or 0 for step in found.steps))
 
     def test_what_one_step_brought_the_next_need_not_bring_again(self) -> None:
-        alone = plan(POLICY, (50, 100), 0.01, None, 60.0).candidate_requests
+        alone = plan(POLICY, (50, 100), Usual(0.01), None, 60.0).candidate_requests
         assert planned().steps[-1].candidate_requests < alone
 
     def test_fast_traffic_waits_for_the_least_time_of_a_step(self) -> None:
@@ -95,9 +108,36 @@ class TestPlan:
         assert planned(policy=wide).requests < planned().requests
 
     def test_all_at_once_compares_nothing(self) -> None:
-        found = plan(POLICY, (100,), 0.01, 3.0, 60.0)
+        found = plan(POLICY, (100,), Usual(0.01), 3.0, 60.0)
         assert (found.steps, found.requests) == ((), 0)
         assert "nothing is compared" in found.sentence
+
+    def test_what_is_refused_more_often_than_it_fails_decides(self) -> None:
+        found = planned(0.0001, refused=0.02)
+        assert {step.metric for step in found.steps} == {"refusals"}
+        assert found.requests == planned(0.02).requests
+        assert "for refusals" in found.sentence
+
+    def test_latencies_that_differ_much_need_most_requests(self) -> None:
+        found = planned(0.001, slow=((0.5, 0.46), (0.05, 0.049)))
+        assert [step.metric for step in found.steps] == ["errors", "errors", "latency"]
+        assert found.requests > 1.5 * planned(0.001).requests
+        assert "at 50 % for latency" in found.sentence
+
+    def test_latencies_by_which_no_candidate_passes_are_told(self) -> None:
+        found = planned(slow=((0.5, 0.4), (0.05, 0.08)))
+        assert ["latency_tail_points" in warning for warning in found.warnings] == [True]
+        assert not planned().warnings
+        relaxed = AnalysisPolicy(require_latency=False)
+        assert not planned(policy=relaxed, slow=((0.5, 0.4), (0.05, 0.08))).warnings
+
+    def test_latencies_that_are_not_known_are_told(self) -> None:
+        assert ["not known" in warning for warning in planned(slow=()).warnings] == [True]
+
+    def test_a_step_that_is_hardly_decided_in_its_time_is_told(self) -> None:
+        slow = plan(POLICY, STEPS, Usual(0.01, slow=LATENCIES), 0.5, 60.0, 3600.0)
+        assert ["step at 50 %" in warning and "step_max" in warning for warning in slow.warnings] == [True]
+        assert not plan(POLICY, STEPS, Usual(0.01, slow=LATENCIES), 50.0, 60.0, 3600.0).warnings
 
     @given(
         base=st.floats(0, 1),
@@ -105,7 +145,7 @@ class TestPlan:
         steps=st.sets(st.integers(1, 99), max_size=5).map(lambda weights: (*sorted(weights), 100)),
     )
     def test_every_plan_is_finite_and_possible(self, base: float, rate: float | None, steps: tuple[int, ...]) -> None:
-        found = plan(POLICY, steps, base, rate, 60.0)
+        found = plan(POLICY, steps, Usual(base), rate, 60.0)
         assert len(found.steps) == len(steps) - 1
         for step in found.steps:
             assert 0 <= step.candidate_requests <= step.requests
@@ -137,3 +177,18 @@ class TestPlan:
 )
 def test_the_sentence(base: float, rate: float | None, sentence: str) -> None:
     assert planned(base, rate).sentence == sentence
+
+
+class TestUsual:
+    def test_too_few_requests_say_nothing(self) -> None:
+        assert usual(POLICY, [Seen(1.0)] * (LEAST - 1), Usual(0.3)) == Usual(0.3)
+
+    def test_shares_are_counted(self) -> None:
+        seen = [Seen(float(n), error=n % 10 == 0, refused=n % 4 == 1) for n in range(1000)]
+        found = usual(POLICY, seen, Usual(0.3))
+        assert (found.errors, found.refused) == (0.1, 0.25)
+
+    def test_latencies_are_those_of_an_equal_candidate_with_what_is_tolerated_taken_off(self) -> None:
+        found = usual(AnalysisPolicy(latency_slack_ms=0.0), [Seen(float(n + 1)) for n in range(1000)], Usual(0.0))
+        # beyond the median, 500, are 500 of 1000; after a division by 1.25 those above 625
+        assert found.slow == ((0.5, 0.375), (0.05, 0.0))

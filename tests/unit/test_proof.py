@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from monitoring.analysis import Evidence
+from monitoring.blocks import ArmCount
 from pipelines import evidence
 from pipelines.advance import advance
 from pipelines.live import promoted, retired
@@ -87,3 +89,15 @@ def test_nothing_is_said_of_what_is_not_known() -> None:
     rollout = built(None)
     assert (rollout.reason, tags(rollout)["promote.serving"], rollout_status(rollout).serving) == ("", "", None)
     assert json.loads(evidence.record(rollout))["serving"] is None
+
+
+def test_the_evidence_has_what_so_many_requests_would_have_found() -> None:
+    rollout = built(COMPILED)
+    seen = replace(
+        Evidence.start(rollout.policy.analysis, (5, 100)), stable=ArmCount(9500, 95), candidate=ArmCount(500, 5)
+    )
+    found = json.loads(evidence.record(replace(rollout, evidence=seen)))["detectable"]
+    assert [one["metric"] for one in found] == ["errors", "refusals", "latency", "latency tail", "predictions"]
+    assert found[0]["usual"] == 0.01
+    assert 0.02 < found[0]["least"] < 0.06
+    assert json.loads(evidence.record(rollout))["detectable"] == []
