@@ -26,6 +26,7 @@ from monitoring.access_log import AccessLogBlocks
 from monitoring.apprise_notify import AppriseNotifier
 from monitoring.drift_gauges import DriftGauges
 from monitoring.evidently_drift import EvidentlyDrift
+from monitoring.log_counters import LogCounters
 from monitoring.logged_rows import LoggedRows
 from monitoring.notify import BackgroundNotifier, LogNotifier, Notifier, Notifiers
 from monitoring.webhook_notify import WebhookNotifier
@@ -115,7 +116,9 @@ class Installation:
 
     @cached_property
     def blocks(self) -> AccessLogBlocks:
-        return AccessLogBlocks(self.gateway.files.access_log, self.home / "blocks", self.gateway.reopen_log)
+        blocks = AccessLogBlocks(self.gateway.files.access_log, self.home / "blocks", self.gateway.reopen_log)
+        LogCounters(blocks.counters, self.metrics)
+        return blocks
 
     def target(self) -> LocalTarget:
         """Made anew for whoever needs it: what runs is remembered in the home folder."""

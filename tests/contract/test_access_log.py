@@ -17,12 +17,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from benchmarks.gateway import request_lines
-from monitoring.access_log import AccessLogBlocks, ReadingPolicy
+from monitoring.access_log import COUNTERS, AccessLogBlocks, ReadingPolicy
 from monitoring.block_store import BlockStore, OutrunError, Progress
 from monitoring.blocks import ArmCount, BlockError, BlockSource, Scale, Seen
 from monitoring.filling import Folding
+from monitoring.log_counters import LogCounters
 from monitoring.log_file import LogFile
 from monitoring.ruler import KEPT, LEAST
 from monitoring.traffic import Recent
@@ -149,7 +151,7 @@ def test_a_reader_that_is_killed_at_any_moment_goes_on(
 READ_ON = """
 import sys
 from pathlib import Path
-from monitoring.access_log import AccessLogBlocks, ReadingPolicy
+from monitoring.access_log import COUNTERS, AccessLogBlocks, ReadingPolicy
 source = AccessLogBlocks(Path(sys.argv[1]), Path(sys.argv[2]), print, reading=ReadingPolicy(0.5, 0.0, chunk_bytes=3000))
 print("reading", flush=True)
 while True:
@@ -422,6 +424,24 @@ def test_a_line_cut_by_a_crash_of_envoy_costs_one_line(tmp_path: Path) -> None:
     written.write(20)
     assert written.settled() == 39, "the last request ended with the gateway, and nobody knows how"
     assert written.source.counters()["cut"] == 1
+
+
+def test_what_was_put_right_is_told_to_prometheus(tmp_path: Path) -> None:
+    written, registry = Written(tmp_path), CollectorRegistry()
+    LogCounters(written.source.counters, registry)
+    text = written.write(50)
+    written.append(b"{nonsense}\n" + text)
+    assert written.settled() == 50
+    told = {name: registry.get_sample_value(f"promote_log_{name}_total") for name in COUNTERS}
+    assert (told["garbled"], told["repeated"], told["disordered"], told["cut"]) == (1, 50, 50, 0)
+    assert told["lines"] == 200
+    page = generate_latest(registry).decode()
+    assert all(f"# HELP promote_log_{name}_total {words}" in page for name, words in COUNTERS.items())
+
+
+def test_the_guide_has_every_counter() -> None:
+    guide = (ROOT / "docs" / "canary.md").read_text()
+    assert all(f"| `{name}` | {words} |" in guide for name, words in COUNTERS.items())
 
 
 def test_who_was_away_finds_the_same_blocks(tmp_path: Path) -> None:
