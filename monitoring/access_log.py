@@ -29,6 +29,8 @@ from monitoring.folder import Folder
 from monitoring.log_entry import Entry, entries
 from monitoring.log_file import LogFile
 from monitoring.log_line import GATEWAY_STARTED, STARTED, is_first, is_shielding, record_of, revision_of, written_at
+from monitoring.shadow_blocks import ShadowBlock
+from monitoring.shadow_reading import MARK, Shadows
 from monitoring.traffic import Rates, Recent
 
 
@@ -50,10 +52,12 @@ class ReadingPolicy:
     """No rate is told before the log covers this time."""
     away_seconds: float = 15.0
     """Who did not read for this long was away."""
+    timeout_seconds: float = 30.0
+    """Envoy's time-out for a request: in a shadow stage, a client that leaves earlier is no evidence of anything."""
 
 
 class AccessLogBlocks:
-    """`BlockSource` over the access log of one Envoy; what is settled is kept in ``blocks.sqlite3`` below `home`.
+    """`ShadowSource` over the access log of one Envoy; what is settled is kept in ``blocks.sqlite3`` below `home`.
 
     `reopen` makes Envoy begin a new file after the old one was renamed; it may fail and is asked again. `others`
     are the logs of further Envoys with the same routes, always in the same order.
@@ -96,6 +100,10 @@ class AccessLogBlocks:
         self.pump()
         return self._store.blocks(rollout, after)
 
+    def pairs(self, rollout: str, after: int = 0) -> tuple[ShadowBlock, ...]:
+        self.pump()
+        return self._store.pairs(rollout, after)
+
     def rate(self, model: str) -> float | None:
         self.pump()
         return self._rates.of(model, self._clock())
@@ -109,6 +117,7 @@ class AccessLogBlocks:
         with self._reading():
             for key in [key for key in self._folders if key[0] == rollout]:
                 self._counts.update(self._folders.pop(key).counts)
+            self._counts.update(self._shadows.forget(rollout))
             self._forgotten |= {rollout}
             self._prepared.discard(rollout)
             self._numbers.pop(rollout, None)
@@ -119,7 +128,7 @@ class AccessLogBlocks:
         with self._guard:
             total = Counter(dict.fromkeys(COUNTERS, 0))
             parts = [log.counts for log in self._logs] + [folder.counts for folder in self._folders.values()]
-            for counts in (self._counts, self._failures, *parts):
+            for counts in (self._counts, self._failures, self._shadows.counts(), *parts):
                 total.update(counts)
         return dict(total)
 
@@ -142,7 +151,7 @@ class AccessLogBlocks:
             self._advance(number, now)
         self._read_at = now
         old = self._unsaved and time.monotonic() - self._saved_at >= self._policy.save_seconds
-        if old or self._pending or any(log.moved for log in self._logs):
+        if old or self._pending or self._shadows.waiting or any(log.moved for log in self._logs):
             self._save()
         for log in self._logs:
             log.rotate(self._policy.rotate_bytes)
@@ -182,6 +191,7 @@ class AccessLogBlocks:
         for model, revision, seen in saved.history:
             self._recent.remember(model, revision, seen)
         self._folders = {(f["rollout"], log): self._restored(log, f, saved) for log, f in state.get("folders", ())}
+        self._shadows = Shadows(1000.0 * self._policy.timeout_seconds, self._folding, state.get("shadows"))
         self._pending: list[Block] = []
         self._unsaved, self._saved_at, self._loaded = 0, time.monotonic(), True
 
@@ -204,6 +214,7 @@ class AccessLogBlocks:
             parts,
             self._recent.take_new(),
             self._recent.superfluous(),
+            self._shadows.take_new(),
             forget,
             now - self._folding.memory_seconds,
         )
@@ -222,6 +233,7 @@ class AccessLogBlocks:
             "numbers": self._numbers,
             "rates": self._rates.state(now),
             "stable": self._recent.state(),
+            "shadows": self._shadows.state(),
             "folders": [(log, folder.state()) for (_, log), folder in self._folders.items()],
         }
 
@@ -246,7 +258,11 @@ class AccessLogBlocks:
             for (_, number), folder in self._folders.items():
                 if number == log:
                     folder.abandon(entry.start)
+            self._shadows.abandon(log, entry.start)
             return entry.start
+        if entry.copy:
+            self._shadows.add(log, entry, self._forgotten)
+            return written_at(entry)
         if entry.model is None or entry.cluster is None:
             return 0.0
         at = written_at(entry)
@@ -254,7 +270,10 @@ class AccessLogBlocks:
         if is_shielding(entry):
             self._counts["shielded"] += entry.type != STARTED
             return at
-        record = record_of(entry, self._patience_ms) if entry.step else None
+        shadowed = bool(entry.step) and str(entry.step).endswith(MARK)
+        if shadowed:
+            self._shadows.add(log, entry, self._forgotten)
+        record = record_of(entry, self._patience_ms) if entry.step and not shadowed else None
         if is_first(entry):
             self._rates.add(entry.model, at)
         if entry.type != STARTED:
@@ -272,6 +291,7 @@ class AccessLogBlocks:
 
     def _advance(self, log: int, now: float) -> None:
         """Everything that this log said before `now` has been taken."""
+        self._shadows.advance(log, now)
         for (rollout, number), folder in [*self._folders.items()]:
             if number == log:
                 unruled = folder.ruler is None
@@ -306,6 +326,10 @@ COUNTERS = {
     "stale": "Records of requests too old to be anything but repetitions; dropped.",
     "disordered": "Records of a request's start that came after its end; dropped.",
     "late": "Records that came after their neighbours were in blocks; counted in a later block.",
+    "uncopied": "Requests of a shadow stage without a copy; no pair.",
+    "undecided": "Requests of a shadow stage whose client left, or whose copy was not sent; no pair.",
+    "unfollowed": "Requests of a shadow stage that came while too many others were waited for; no pair.",
+    "overdue": "Records of a shadow stage that came when later requests were told, or twice; dropped.",
     "shielded": "Requests that failed on the candidate and were answered by the stable revision.",
 }
 """Every counter of reading, and what it means."""

@@ -21,6 +21,7 @@ import msgspec
 from monitoring.blocks import Block, BlockError, Seen
 from monitoring.filling import Part
 from monitoring.ruler import KEPT
+from monitoring.shadow_blocks import ShadowBlock
 
 _VERSION = 2
 """Of the form of `Saved.state`; what another version left is not understood, and reading begins anew."""
@@ -31,6 +32,9 @@ CREATE TABLE IF NOT EXISTS reading (serial INTEGER NOT NULL, state TEXT NOT NULL
 INSERT INTO reading SELECT 0, '{}' WHERE NOT EXISTS (SELECT 1 FROM reading);
 CREATE TABLE IF NOT EXISTS forgotten (rollout TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS settled (
+    rollout TEXT NOT NULL, id INTEGER NOT NULL, block BLOB NOT NULL, PRIMARY KEY (rollout, id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS paired (
     rollout TEXT NOT NULL, id INTEGER NOT NULL, block BLOB NOT NULL, PRIMARY KEY (rollout, id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counted (rollout TEXT NOT NULL, log INTEGER NOT NULL, at REAL NOT NULL, ids TEXT NOT NULL);
@@ -86,6 +90,7 @@ class Progress:
     """What was seen since the last time, by model and revision."""
     superfluous: Collection[tuple[str, str]] = ()
     """Models and revisions whose history is dropped."""
+    pairs: Sequence[ShadowBlock] = ()
     forget: Collection[str] = ()
     """Rollouts that are dropped."""
     settled_before: float = 0.0
@@ -93,6 +98,7 @@ class Progress:
 
 
 _blocks = msgspec.json.Decoder(Block)
+_pairs = msgspec.json.Decoder(ShadowBlock)
 _parts = msgspec.json.Decoder(Part)
 _seen = msgspec.json.Decoder(list[Seen])
 
@@ -130,11 +136,14 @@ class BlockStore:
                 raise OutrunError
             rows = [(block.rollout, block.id, msgspec.json.encode(block)) for block in progress.blocks]
             database.executemany("INSERT INTO settled VALUES (?, ?, ?)", rows)
+            pairs = [(block.rollout, block.id, msgspec.json.encode(block)) for block in progress.pairs]
+            database.executemany("INSERT INTO paired VALUES (?, ?, ?)", pairs)
             _keep_counted(database, progress)
             _keep_parts(database, progress)
             _keep_history(database, progress)
             for rollout in progress.forget:
                 database.execute("DELETE FROM settled WHERE rollout = ?", (rollout,))
+                database.execute("DELETE FROM paired WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM counted WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM parts WHERE rollout = ?", (rollout,))
                 database.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (rollout,))
@@ -144,6 +153,11 @@ class BlockStore:
         with self._transaction() as database:
             query = "SELECT block FROM settled WHERE rollout = ? AND id > ? ORDER BY id"
             return tuple(_blocks.decode(text) for (text,) in database.execute(query, (rollout, after)))
+
+    def pairs(self, rollout: str, after: int) -> tuple[ShadowBlock, ...]:
+        with self._transaction() as database:
+            query = "SELECT block FROM paired WHERE rollout = ? AND id > ? ORDER BY id"
+            return tuple(_pairs.decode(text) for (text,) in database.execute(query, (rollout, after)))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
