@@ -28,7 +28,16 @@ from monitoring.filling import Folding
 from monitoring.folder import Folder
 from monitoring.log_entry import Entry, entries
 from monitoring.log_file import LogFile
-from monitoring.log_line import GATEWAY_STARTED, STARTED, is_first, is_shielding, record_of, revision_of, written_at
+from monitoring.log_line import (
+    GATEWAY_STARTED,
+    STARTED,
+    UNCOMPARED,
+    is_first,
+    is_shielding,
+    record_of,
+    revision_of,
+    written_at,
+)
 from monitoring.shadow_blocks import ShadowBlock
 from monitoring.shadow_reading import MARK, Shadows
 from monitoring.traffic import Rates, Recent
@@ -270,10 +279,11 @@ class AccessLogBlocks:
         if is_shielding(entry):
             self._counts["shielded"] += entry.type != STARTED
             return at
-        shadowed = bool(entry.step) and str(entry.step).endswith(MARK)
-        if shadowed:
+        record = None
+        if entry.step and entry.step.endswith(MARK):
             self._shadows.add(log, entry, self._forgotten)
-        record = record_of(entry, self._patience_ms) if entry.step and not shadowed else None
+        elif entry.step and not entry.step.endswith(UNCOMPARED):
+            record = record_of(entry, self._patience_ms)
         if is_first(entry):
             self._rates.add(entry.model, at)
         if entry.type != STARTED:

@@ -32,6 +32,8 @@ from monitoring.log_entry import Entry, prediction
 from serving.envoy import SHIELDED
 
 STARTED = "UpstreamPoolReady"
+UNCOMPARED = ("/shadow", "/shadowed", "/back")
+"""Ends of steps under which all traffic is the stable revision's: there are no arms."""
 GATEWAY_STARTED = "GatewayStart"
 """Written by us before Envoy starts; whatever was under way then ended with the former Envoy."""
 

@@ -13,8 +13,10 @@ from datetime import datetime
 from monitoring.analysis import Evidence, fold
 from monitoring.judgement import Judgement, Verdict, judge
 from monitoring.ramp import climbs
+from monitoring.shadow_evidence import ShadowEvidence, fold_pairs
 from pipelines.reconcile import again, registry_actions
 from pipelines.rollout import FINAL, Goal, Inconclusive, Intent, Phase, Rollout, RolloutPolicy, Seen
+from pipelines.shadowing import is_over, shadow_judgement, spares_canary, wanted
 from serving.image import BuildState
 from serving.revision import Revision, RevisionState
 
@@ -58,6 +60,7 @@ def deadline(rollout: Rollout) -> float:
         Phase.BUILDING: policy.build_seconds,
         Phase.STARTING: policy.ready_seconds,
         Phase.PROVING: policy.ready_seconds,
+        Phase.SHADOWING: policy.shadow.max_seconds + policy.ready_seconds,
         Phase.PROGRESSING: policy.step_max_seconds,
         Phase.BAKING: policy.bake_seconds,
         Phase.PROMOTING: policy.promote_seconds,
@@ -74,6 +77,9 @@ def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
         rollout = replace(rollout, superseded=True)
     if rollout.evidence is not None and seen.blocks and rollout.phase not in FINAL:
         rollout = replace(rollout, evidence=fold(rollout.policy.analysis, rollout.evidence, seen.blocks))
+    if rollout.shadow is not None and seen.pairs and rollout.shadowing:
+        policy = rollout.policy
+        rollout = replace(rollout, shadow=fold_pairs(policy.analysis, policy.shadow, rollout.shadow, seen.pairs))
     return rollout
 
 
@@ -184,9 +190,32 @@ def _proving(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     proved = _gated(rollout, seen, Phase.PROGRESSING, now)
     if proved.phase is not Phase.PROGRESSING:
         return proved
+    if wanted(rollout.policy.shadow, seen.canary_seconds):
+        return replace(proved, phase=Phase.SHADOWING, shadow=ShadowEvidence.start(rollout.policy.analysis))
+    return _compared(proved)
+
+
+def _compared(rollout: Rollout) -> Rollout:
+    """With the first share of the traffic."""
     policy = rollout.policy
     shares = (*policy.steps, 100 - policy.bake_weight)
-    return replace(proved, step=0, evidence=Evidence.start(policy.analysis, policy.steps, shares))
+    return replace(rollout, step=0, evidence=Evidence.start(policy.analysis, policy.steps, shares))
+
+
+def _shadowing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    """Copies end first, and only when that is seen the next phase begins."""
+    said = shadow_judgement(rollout)
+    if said is None:
+        return rollout
+    if said.verdict is Verdict.FAIL:
+        return _back(rollout, said.reason, now)
+    rollout = replace(rollout, reason=said.reason)
+    if not rollout.unshadowing:
+        return replace(rollout, unshadowing=True) if is_over(rollout, said, now) else rollout
+    if not _in_force(rollout, seen):
+        return rollout
+    progressing = _compared(replace(_enter(rollout, Phase.PROGRESSING, now), unshadowing=False))
+    return _to_all(progressing, said.reason, now) if spares_canary(rollout, said) else progressing
 
 
 def _gated(rollout: Rollout, seen: Seen, then: Phase, now: datetime) -> Rollout:
@@ -291,8 +320,9 @@ def _promoting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
 def _paused(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     """Weights stay, evidence is still read: a bad candidate does not wait for a person."""
     said = judgement(rollout)
-    if said is not None and said.verdict is Verdict.FAIL:
-        return _back(rollout, said.reason, now)
+    for found in (said, shadow_judgement(rollout)):
+        if found is not None and found.verdict is Verdict.FAIL:
+            return _back(rollout, found.reason, now)
     asked = any(intent.goal is Goal.RESUME for intent in seen.asked)
     proved = said is not None and said.verdict is Verdict.PASS and not rollout.held
     if rollout.resume is None or not (asked or proved):
@@ -344,7 +374,7 @@ def _back(rollout: Rollout, reason: str, now: datetime) -> Rollout:
 
 
 def _enter(rollout: Rollout, phase: Phase, now: datetime, *, keep_reason: bool = False) -> Rollout:
-    steered = rollout.steered or phase in (Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING)
+    steered = rollout.steered or phase in (Phase.SHADOWING, Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING)
     reason = rollout.reason if keep_reason else ""
     return replace(rollout, phase=phase, entered=now, reason=reason, steered=steered)
 
@@ -364,6 +394,7 @@ _STEPS: dict[Phase, Callable[[Rollout, Seen, datetime], Rollout]] = {
     Phase.BUILDING: _building,
     Phase.STARTING: _starting,
     Phase.PROVING: _proving,
+    Phase.SHADOWING: _shadowing,
     Phase.PROGRESSING: _progressing,
     Phase.BAKING: _baking,
     Phase.PROMOTING: _promoting,

@@ -12,8 +12,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
-from monitoring.blocks import Arm, Block, BlockError, BlockSource, Scale
+from monitoring.blocks import Arm, Block, BlockError, Scale
 from monitoring.notify import Alert, Notifier, Severity
+from monitoring.plan import plan
+from monitoring.shadow_blocks import ShadowBlock, ShadowSource
+from monitoring.shadow_policy import ShadowMode
+from monitoring.usual import Usual, usual
 from pipelines import evidence
 from pipelines.advance import advance, alarms, judgement
 from pipelines.evidence_picture import svg
@@ -56,7 +60,7 @@ class Ports:
     builder: ImageBuilder
     target: ServingTarget
     router: TrafficRouter
-    blocks: BlockSource
+    blocks: ShadowSource
     gates: Gates
     rollouts: RolloutStore
     notifier: Notifier
@@ -129,6 +133,8 @@ class Promotion:
             stable_gone=self._stable_gone(rollout, holders),
             gates=self._ports.gates.run(rollout, candidate),
             blocks=self._blocks(rollout),
+            pairs=self._pairs(rollout),
+            canary_seconds=self._canary_seconds(rollout),
             asked=tuple(asked),
         )
 
@@ -173,6 +179,27 @@ class Promotion:
         except BlockError as error:
             log.warning("rollout %s: no evidence could be read: %s", rollout.id, error)
             return None
+
+    def _pairs(self, rollout: Rollout) -> tuple[ShadowBlock, ...] | None:
+        if rollout.shadow is None or not rollout.shadowing:
+            return None
+        try:
+            return self._ports.blocks.pairs(rollout.id, rollout.shadow.block)
+        except BlockError as error:
+            log.warning("rollout %s: no answers to copies could be read: %s", rollout.id, error)
+            return None
+
+    def _canary_seconds(self, rollout: Rollout) -> float | None:
+        """Asked where it decides whether copies come first."""
+        policy, model = rollout.policy, rollout.intent.model
+        if rollout.phase is not Phase.PROVING or policy.shadow.mode is not ShadowMode.AUTO:
+            return None
+        try:
+            known = usual(policy.analysis, self._ports.blocks.seen(model), _USUAL)
+            rate = self._ports.blocks.rate(model)
+        except BlockError:
+            return None
+        return plan(policy.analysis, policy.steps, known, rate, policy.step_min_seconds).seconds
 
     def _save(self, before: Rollout, after: Rollout, live: Live | None, now: datetime) -> Rollout:
         if after == before:
@@ -266,6 +293,9 @@ def _raised(before: Rollout, after: Rollout) -> str:
     now = alarms(after)
     return "; ".join(now) if len(now) > len(alarms(before)) else ""
 
+
+_USUAL = Usual(errors=0.01)
+"""What is planned with where too little is known."""
 
 _SEVERITY = {
     Phase.PAUSED: Severity.WARNING,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.rollout import FINAL, Goal, Intent, Phase, Rollout, Seen
 from registry_hooks.model_version import Change, Channel, ChannelKind, ModelVersion
@@ -95,7 +95,7 @@ def reconcile(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:
 def steers(rollout: Rollout) -> bool:
     """Whether the rollout, and not upkeep, decides about the model's route."""
     phase = rollout.resume if rollout.phase is Phase.PAUSED else rollout.phase
-    moves = (Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING, Phase.ROLLING_BACK)
+    moves = (Phase.SHADOWING, Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING, Phase.ROLLING_BACK)
     return phase in moves or rollout.phase is Phase.HALTED
 
 
@@ -166,6 +166,8 @@ def _route(rollout: Rollout, seen: Seen) -> Route | None:
     candidate, stable = rollout.candidate, rollout.stable
     if rollout.phase is Phase.ROLLING_BACK or candidate is None:
         return route_to(stable, seen, rollout.tag) if stable is not None else None
+    if rollout.shadowing and stable is not None:
+        return _shadow_route(rollout, stable, candidate, seen)
     if stable is None or rollout.weight == 100:
         return route_to(candidate, seen)
     weights = Weights.split(stable, candidate, rollout.weight)
@@ -174,6 +176,17 @@ def _route(rollout: Rollout, seen: Seen) -> Route | None:
         return None
     shield = rollout.policy.shield_bytes
     return Route(rollout.intent.model, weights, ends, step=rollout.tag, candidate=candidate.id, shield_bytes=shield)
+
+
+def _shadow_route(rollout: Rollout, stable: Revision, candidate: Revision, seen: Seen) -> Route | None:
+    """All traffic stays with the stable revision; the candidate gets copies until the stage is over."""
+    alone, status = route_to(stable, seen, rollout.tag), seen.status(candidate)
+    if alone is None or rollout.unshadowing:
+        return alone
+    if status is None or not status.ready or not status.addresses:
+        return None
+    both = {**alone.endpoints, candidate.id: status.addresses}
+    return replace(alone, endpoints=both, candidate=candidate.id, shadow=candidate.id)
 
 
 def route_to(revision: Revision, seen: Seen, tag: str = "") -> Route | None:

@@ -15,6 +15,9 @@ from enum import StrEnum
 from monitoring.analysis import Evidence
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import Block
+from monitoring.shadow_blocks import ShadowBlock
+from monitoring.shadow_evidence import ShadowEvidence
+from monitoring.shadow_policy import ShadowPolicy
 from registry_hooks.model_version import Channel, ModelVersion
 from serving.image import ImageStatus, Proof
 from serving.revision import Revision, RevisionSettings, RevisionStatus
@@ -154,6 +157,7 @@ class RolloutPolicy:
     """Refuse versions without a model signature."""
     settings: RevisionSettings = RevisionSettings()
     analysis: AnalysisPolicy = AnalysisPolicy()
+    shadow: ShadowPolicy = field(default_factory=ShadowPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,10 @@ class Rollout:
     """What a port refused for good; ends the rollout."""
     gates: tuple[GateResult, ...] = ()
     evidence: Evidence | None = None
+    shadow: ShadowEvidence | None = None
+    """From the shadow stage, where there was one."""
+    unshadowing: bool = False
+    """The shadow stage is over and its copies are being ended."""
     lock: str | None = None
     """Digest of the candidate's dependency lock."""
     proof: Proof | None = None
@@ -217,6 +225,11 @@ class Rollout:
     def key(self) -> tuple[str, Channel]:
         """At most one rollout that is not settled exists for each key."""
         return self.intent.model, self.intent.channel
+
+    @property
+    def shadowing(self) -> bool:
+        """Whether it is in the shadow stage, be it paused."""
+        return Phase.SHADOWING in (self.phase, self.resume if self.phase is Phase.PAUSED else None)
 
     @property
     def weight(self) -> int:
@@ -242,9 +255,14 @@ class Rollout:
     def tag(self) -> str:
         """Marks the route of the present step, and every request under it.
 
-        Going back has a mark of its own: seeing it in force is the proof that no older route is still to come.
+        Going back has a mark of its own: seeing it in force is the proof that no older route is still to come. So has
+        the end of the shadow stage: once it is seen nothing is copied any more.
         """
-        return f"{self.id}/back" if self.phase is Phase.ROLLING_BACK else f"{self.id}/{self.step}"
+        if self.phase is Phase.ROLLING_BACK:
+            return f"{self.id}/back"
+        if self.shadowing:
+            return f"{self.id}/shadowed" if self.unshadowing else f"{self.id}/shadow"
+        return f"{self.id}/{self.step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +286,10 @@ class Seen:
     """Results of the gates that belong to the phase, where they were run."""
     blocks: tuple[Block, ...] | None = None
     """Settled blocks after the last one in the evidence."""
+    pairs: tuple[ShadowBlock, ...] | None = None
+    """The same of the shadow stage."""
+    canary_seconds: float | None = None
+    """How long the canary will take at the present traffic; None where that is not known, or not asked for."""
     asked: tuple[Intent, ...] = ()
     """Intents for this model and channel that wait, oldest first."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monitoring.blocks import ArmCount, Block, BlockError, Latencies, Scale, Seen, Shares
+from monitoring.shadow_blocks import Paired, ShadowBlock
 
 
 class FakeBlocks:
@@ -16,6 +19,7 @@ class FakeBlocks:
         self.prepared: dict[str, tuple[str, Scale]] = {}
         """Model and scale per rollout, as first asked for."""
         self._blocks: dict[str, list[Block]] = {}
+        self._pairs: dict[str, list[ShadowBlock]] = {}
         self._forgotten: set[str] = set()
 
     def add(
@@ -39,6 +43,16 @@ class FakeBlocks:
         self._check()
         return tuple(self._blocks.get(rollout, ())[after:])
 
+    def add_pairs(self, rollout: str, pairs: Sequence[Paired], missing: int = 0) -> None:
+        """Settle `pairs` of `rollout`, in a block of their own."""
+        if rollout not in self._forgotten:
+            known = self._pairs.setdefault(rollout, [])
+            known.append(ShadowBlock(len(known) + 1, rollout, tuple(pairs), missing))
+
+    def pairs(self, rollout: str, after: int = 0) -> tuple[ShadowBlock, ...]:
+        self._check()
+        return tuple(self._pairs.get(rollout, ())[after:])
+
     def prepare(self, rollout: str, model: str, scale: Scale) -> None:
         self._check()
         self.prepared.setdefault(rollout, (model, scale))
@@ -54,6 +68,7 @@ class FakeBlocks:
     def forget(self, rollout: str) -> None:
         self._check()
         self._blocks.pop(rollout, None)
+        self._pairs.pop(rollout, None)
         self._forgotten.add(rollout)
 
     def _check(self) -> None:
