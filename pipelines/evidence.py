@@ -16,11 +16,12 @@ from monitoring.plan import StepPlan
 from monitoring.usual import Usual
 from pipelines.advance import judgement
 from pipelines.rollout import Rollout
+from pipelines.shadowing import shadow_judgement
 
 
 def record(rollout: Rollout) -> bytes:
     """The evidence of a rollout as JSON, keys sorted; times are ISO 8601 in UTC."""
-    said = judgement(rollout)
+    said, copies = judgement(rollout), shadow_judgement(rollout)
     content = {
         "rollout": rollout.id,
         "intent": asdict(rollout.intent),
@@ -35,6 +36,7 @@ def record(rollout: Rollout) -> bytes:
         "policy": asdict(rollout.policy),
         "gates": [asdict(gate) for gate in rollout.gates],
         "analysis": asdict(said) if said else None,
+        "shadow": asdict(copies) if copies else None,
         "detectable": [asdict(found) for found in _detectable(rollout)],
         "processes": asdict(rollout.evidence) if rollout.evidence else None,
     }

@@ -23,6 +23,7 @@ from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import DriftPolicy
 from monitoring.policy_section import Positive, made, model, section
 from monitoring.replay_policy import ANALYSIS, Chance
+from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.written import DURATION_SCHEMA, MalformedError, Mistake, mistakes, read_mapping, seconds
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.rollout import RolloutPolicy
@@ -104,7 +105,7 @@ CHANNELS = model(
 ROLLOUT = section(
     "Rollout",
     RolloutPolicy,
-    without=("settings", "analysis"),
+    without=("settings", "analysis", "shadow"),
     steps=tuple[Annotated[int, Field(ge=1, le=100)], ...],
     step_max_seconds=Positive,
     wide_margin=Chance,
@@ -113,6 +114,14 @@ ROLLOUT = section(
     ready_seconds=Positive,
     promote_seconds=Positive,
     pause_seconds=Positive,
+)
+SHADOW = section(
+    "Shadow",
+    ShadowPolicy,
+    mode=Annotated[ShadowMode, BeforeValidator(lambda given: "off" if given is False else given)],
+    requests=Annotated[int, Field(ge=1)],
+    max_seconds=Positive,
+    most_changed=Chance | None,
 )
 SERVING = section(
     "Serving",
@@ -146,6 +155,7 @@ FILE = model(
     require=(tuple[AnyChannel, ...], (), "Channels that a version must be or have been in before it goes live."),
     on_empty=(OnEmpty, OnEmpty.KEEP, "When nobody holds the live channel: keep the traffic, or remove the model."),
     rollout=(ROLLOUT, ROLLOUT(), "How a rollout goes."),
+    shadow=(SHADOW, SHADOW(), "Whether a candidate answers copies of requests before it gets any."),
     analysis=(ANALYSIS, ANALYSIS(), "What is tolerated of a candidate, and how sure a decision has to be."),
     serving=(SERVING, SERVING(), "How the model runs."),
     drift=(DRIFT, DRIFT(), "How the model is watched afterwards."),
@@ -192,12 +202,13 @@ def _policy(found: Any, wrong: list[Mistake]) -> Policy:
     """The values; what a dataclass itself refuses is added to `wrong`, and its defaults stand in."""
     rollout = made(RolloutPolicy, found.rollout, "rollout", wrong)
     analysis = made(AnalysisPolicy, found.analysis, "analysis", wrong)
+    shadow = made(ShadowPolicy, found.shadow, "shadow", wrong)
     return Policy(
         live=Channel.parse(found.channels.live),
         pre_live=Channel.parse(found.channels.pre_live) if found.channels.pre_live else None,
         on_empty=found.on_empty,
         require=tuple(Channel.parse(channel) for channel in found.require),
-        rollout=replace(rollout, analysis=analysis, settings=_settings(found.serving, wrong)),
+        rollout=replace(rollout, analysis=analysis, shadow=shadow, settings=_settings(found.serving, wrong)),
         drift=made(DriftPolicy, found.drift, "drift", wrong) if found.drift.enabled else None,
     )
 

@@ -14,6 +14,7 @@ import yaml
 import pipelines
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import Action, DriftPolicy
+from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.written import seconds
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.policy_file import read_policy, schema
@@ -257,8 +258,27 @@ def test_the_schema_refuses_what_an_editor_can_see(text: str) -> None:
 
 def test_every_field_has_a_key_with_words() -> None:
     parts = schema()["$defs"]
-    for name, cls in {"Rollout": RolloutPolicy, "Serving": RevisionSettings, "Drift": DriftPolicy}.items():
-        keys = {field.name.removesuffix("_seconds") for field in fields(cls)} - {"settings", "analysis"}
+    made_of = {"Rollout": RolloutPolicy, "Shadow": ShadowPolicy, "Serving": RevisionSettings, "Drift": DriftPolicy}
+    for name, cls in made_of.items():
+        keys = {field.name.removesuffix("_seconds") for field in fields(cls)} - {"settings", "analysis", "shadow"}
         assert keys <= parts[name]["properties"].keys()
         worded = [key for key, about in parts[name]["properties"].items() if "description" in about or "$ref" in about]
         assert set(worded) == set(parts[name]["properties"])
+
+
+@pytest.mark.parametrize("mode", [mode.value for mode in ShadowMode])
+def test_every_mode_of_the_shadow_stage_is_written_as_it_is_called(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "churn.yaml"
+    file.write_text(f"model: churn\nshadow: {{mode: {mode}, requests: 20, max: 2m, most_changed: 0.2}}\n")
+    expected = ShadowPolicy(ShadowMode(mode), requests=20, max_seconds=120.0, most_changed=0.2)
+    assert read_policy(file).policy.rollout.shadow == expected
+
+
+@pytest.mark.parametrize(
+    "wrong", ["mode: later", "requests: 0", "max: 0s", "most_changed: 1.5", "latency_tolerance: -1"]
+)
+def test_a_wrong_shadow_stage_is_named(tmp_path: Path, wrong: str) -> None:
+    file = tmp_path / "churn.yaml"
+    file.write_text(f"model: churn\nshadow: {{{wrong}}}\n")
+    with pytest.raises(PolicyError, match=f"shadow.{wrong.partition(':')[0]}"):
+        read_policy(file)
