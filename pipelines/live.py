@@ -109,11 +109,11 @@ def _claims(live: Live | None, rollouts: Iterable[Rollout]) -> Iterable[str]:
 
 
 def _stops(model: str, claims: set[str], seen: Seen) -> tuple[Action, ...]:
-    """Every unclaimed revision, but none that the data plane still gives traffic to."""
+    """Every unclaimed revision, but none that the data plane still gives traffic or copies to."""
     assert seen.revisions is not None
     assert seen.routes is not None
     ours = [status for status in seen.revisions.values() if status.revision.version.model == model]
     present = seen.routes.get(model)
-    routed = set(present.weights.shares) if present else set()
+    routed = {*present.weights.shares, present.shadow} if present else set()
     idle = [status for status in ours if status.revision.id not in claims | routed]
     return tuple(Stop(status.revision.id) for status in idle if status.state is not RevisionState.STOPPING)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount
 from monitoring.notify import Alert
+from monitoring.shadow_blocks import Answer, Paired
+from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from pipelines.controller import Controller, Pace
 from pipelines.policy import Policy
 from pipelines.promotion import Ports, Promotion
-from pipelines.rollout import GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
+from pipelines.rollout import GateResult, Goal, Phase, Rollout, RolloutPolicy
 from pipelines.store import StoreError
 from registry_hooks.model_version import Channel, ModelVersion
 from registry_hooks.watcher import Watcher
@@ -30,6 +32,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.fakes.router import FakeRouter
 from tests.fakes.store import FakeStore
 from tests.fakes.target import Behaviour, FakeTarget
+from tests.simulation.events import EVENTS, delete, move, promote
 
 POLICY = RolloutPolicy(
     steps=(10, 50, 100),
@@ -109,6 +112,8 @@ class WatchedRouter(FakeRouter):
 
     def set_weights(self, route: Route) -> None:
         if not self.broken:
+            if route.shadow is not None:
+                self._world.may_copy(route)
             before = self.in_force(route.model)
             for revision, share in route.weights.shares.items():
                 raised = share > (before.weights.shares.get(revision, 0) if before else 0)
@@ -161,10 +166,15 @@ class World:
         self.unrest = self.dice.choice((0.05, 0.15, 0.3, 0.7))
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.channel = self.dice.choice((Channel.parse("Production"), Channel.parse("@champion")))
-        self.policy = Policy(live=self.channel, pre_live=Channel.parse("Staging"), rollout=POLICY)
+        shadow = ShadowPolicy(self.dice.choice([*ShadowMode]), requests=60, max_seconds=90.0, long_canary_seconds=5.0)
+        rollout = replace(POLICY, shadow=shadow)
+        self.policy = Policy(live=self.channel, pre_live=Channel.parse("Staging"), rollout=rollout)
         self.fuse = Fuse()
         self.registry, self.target, self.router = WatchedRegistry(self), WatchedTarget(self), WatchedRouter(self)
         self.builder, self.blocks = FakeImageBuilder(self.dice.randint(1, 3)), FakeBlocks()
+        self.blocks.rates["churn"] = self.dice.choice((1.0, 1000.0))
+        self.visited = set[Phase]()
+        """Phases that rollouts were seen in."""
         self.store = FakeStore(clock=lambda: self.now)
         self.alerts: list[Alert] = []
         self.gate_fails: set[int] = set()
@@ -222,10 +232,22 @@ class World:
         status = self.target.seen.get(revision_id)
         return status is not None and status.state is RevisionState.READY
 
+    def may_copy(self, route: Route) -> None:
+        """Copies go to a candidate that has no traffic, in its shadow stage alone."""
+        if self.store.broken:
+            return
+        rollout = next((r for r in self.store.active() if route.step == f"{r.id}/shadow"), None)
+        if rollout is None or not rollout.shadowing or len(route.weights.shares) > 1 or rollout.stable is None:
+            raise Broken(f"copies by {route}, in {rollout}")
+        if route.weights.shares.get(rollout.stable.id) != 100:
+            raise Broken(f"copies while {rollout.stable.id} has not all traffic")
+
     def may_stop(self, revision_id: str) -> None:
         route = self.router.in_force(self.model)
         if route is not None and route.weights.shares.get(revision_id):
             raise Broken(f"{revision_id} has traffic and was stopped")
+        if route is not None and route.shadow == revision_id and self.was_ready(revision_id):
+            raise Broken(f"{revision_id} gets copies and was stopped")
         live = self.live(self.model)
         if live is None:
             return
@@ -263,7 +285,9 @@ class World:
     def one_each(self) -> None:
         if self.store.broken:
             return
-        keys = [rollout.key for rollout in self.store.active()]
+        active = self.store.active()
+        self.visited |= {rollout.phase for rollout in active}
+        keys = [rollout.key for rollout in active]
         if len(keys) != len(set(keys)):
             raise Broken(f"several active rollouts of one channel: {keys}")
 
@@ -274,10 +298,18 @@ class World:
             return
         rollout, step = route.step.split("/")
         version = int(route.candidate.split("-v")[1].split("-")[0])
+        if route.shadow is not None:
+            self.blocks.add_pairs(rollout, [self._pair(version) for _ in range(int(min(seconds, 10)) * 10)])
+            return
         weight = route.weights.shares.get(route.candidate, 0)
         for _ in range(int(min(seconds, 10))):
             arms = self._arm(100 - weight, 0.01), self._arm(weight, self.error_rates.get(version, 0.01))
             self.blocks.add(rollout, int(step), *arms, at=self.now.timestamp())
+
+    def _pair(self, version: int) -> Paired:
+        failed = (self.dice.random() < rate for rate in (0.01, self.error_rates.get(version, 0.01)))
+        stable, candidate = (Answer(error, refused=False, latency_ms=10.0) for error in failed)
+        return Paired(stable, candidate)
 
     def _arm(self, requests: int, rate: float) -> ArmCount:
         return ArmCount(requests, sum(self.dice.random() < rate for _ in range(requests)))
@@ -307,6 +339,8 @@ class World:
         live = self.live(self.model)
         stable: Revision | None = live.stable if live else None
         wanted = {stable.id} if stable else set()
+        if (route := self.router.in_force(self.model)) is not None and route.shadow is not None:
+            raise Broken(f"copies were left over: {route}")
         if set(self.target.seen) != wanted:
             raise Broken(f"revisions {set(self.target.seen)} run, {wanted} should")
         route = self.router.in_force(self.model)
@@ -325,91 +359,3 @@ class World:
         holders = {holding.version for holding in held if holding.channel == self.channel}
         if holders != {stable.version}:
             raise Broken(f"{stable.version} is live, {holders} hold {self.channel}")
-
-
-def _version(world: World) -> int:
-    versions = list(world.registry.models[world.model].versions)
-    return world.dice.choice(versions)
-
-
-def promote(world: World) -> None:
-    """A person puts a version into the live channel."""
-    version = _version(world)
-    world.error_rates.setdefault(version, world.dice.choice((0.01, 0.01, 0.3)))
-    if world.channel.name == "champion":
-        world.registry.set_alias(world.model, "champion", version)
-    else:
-        world.registry.transition_stage(world.model, version, "Production", world.dice.random() < 0.5)
-
-
-def move(world: World) -> None:
-    """A person moves a version somewhere else."""
-    if world.channel.name == "champion" and world.dice.random() < 0.5:
-        world.registry.set_alias(world.model, "champion", None)
-    else:
-        stage = world.dice.choice(("Staging", "Archived", "None"))
-        world.registry.transition_stage(world.model, _version(world), stage)
-
-
-def register(world: World) -> None:
-    version = world.registry.register(world.model).version
-    if world.dice.random() < 0.2:
-        world.gate_fails.add(version)
-    if world.dice.random() < 0.2:
-        world.builder.fails[ModelVersion(world.model, version)] = "no such package"
-
-
-def delete(world: World) -> None:
-    if world.dice.random() < 0.3 and len(world.registry.models[world.model].versions) > 2:
-        world.registry.delete_version(world.model, _version(world))
-
-
-def command(world: World) -> None:
-    """A command reaches the inbox."""
-    if world.store.broken:
-        return
-    goal = world.dice.choice((Goal.LIVE, Goal.LIVE, Goal.ABORT, Goal.PAUSE, Goal.RESUME, Goal.RESTORE))
-    name = f"command-{world.dice.random()}"
-    world.store.submit(
-        Intent(name, goal, world.channel, world.model, _version(world), Origin.COMMAND, world.now, actor="someone")
-    )
-
-
-def fault(world: World) -> None:
-    """A port fails, or works again."""
-    port: Any = world.dice.choice(
-        (world.registry, world.target, world.router, world.builder, world.blocks, world.store)
-    )
-    port.broken = not port.broken
-
-
-def death(world: World) -> None:
-    """A revision ends by itself, or the next ones behave badly."""
-    running = [key for key, status in world.target.seen.items() if status.state is RevisionState.READY]
-    if running and world.dice.random() < 0.5:
-        key = world.dice.choice(running)
-        if key in world.target._running:
-            world.target.kill(key)
-    world.target.behaviour = world.dice.choice(
-        (Behaviour(), Behaviour(), Behaviour(ready_after=6), Behaviour(ready_after=10**6), Behaviour(dies_after=3))
-    )
-
-
-def break_policy(world: World) -> None:
-    """The model's policy cannot be read any more, or again."""
-    world.policy_broken = not world.policy_broken
-
-
-def restart_gateway(world: World) -> None:
-    world.router.restart(lose=world.dice.random() < 0.3)
-
-
-def crash(world: World) -> None:
-    """The controller is killed between two rounds."""
-    world.starts()
-
-
-EVENTS: list[Callable[[World], None]] = [
-    promote, promote, promote, move, register, delete, command, fault, fault, death, restart_gateway, crash,
-    break_policy,
-]  # fmt: skip
