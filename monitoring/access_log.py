@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.block_store import BlockStore, Counted, OutrunError, Progress, Saved
-from monitoring.blocks import Block, BlockError, Scale, Seen
+from monitoring.blocks import ArmCount, Block, BlockError, Scale, Seen
+from monitoring.bursts import spread_of
 from monitoring.filling import Folding
 from monitoring.folder import Folder
 from monitoring.log_entry import Entry, entries
@@ -103,6 +104,7 @@ class AccessLogBlocks:
             self._prepared.add(rollout)
             for number in range(len(self._logs)):
                 self._folder(rollout, number).measure(scale, self._recent.of(model))
+            self._warn(rollout, spread_of(self._recent.seen(model)).ratio)
             self._save()
 
     def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:
@@ -308,6 +310,13 @@ class AccessLogBlocks:
                 self._pending += [self._numbered(block) for block in folder.advance(now)]
                 if unruled and folder.ruler is not None:
                     self._share_ruler(rollout)
+
+    def _warn(self, rollout: str, ratio: float) -> None:
+        """Say first of all that failures came in bursts before the rollout, where they did."""
+        if ratio > 1:
+            now = self._clock()
+            said = Block(1, rollout, -1, now, now, ArmCount(), ArmCount(), bursts=ratio)
+            self._pending.append(self._numbered(said))
 
     def _numbered(self, block: Block) -> Block:
         number = self._numbers[block.rollout] = self._numbers.get(block.rollout, 0) + 1

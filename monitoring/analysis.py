@@ -7,6 +7,7 @@ after every block), over blocks of concurrent requests only; totals are for plug
   they depend on each other, and costs at most the logarithm of a metric's weight. Proven, the rollout goes back.
 - good enough: every required metric on its own, so no correction is needed for there being several. Proven, the
   rollout goes on. That nothing bad was detected is never a reason to go on.
+- where the stable revision's failures come in bursts, not requests are compared but windows: see `monitoring.bursts`.
 - the excess of errors is under d, for a grid of d: what is known so far, for people.
 
 A candidate that is worse and still within the margins may get either verdict, whichever is proven first.
@@ -15,12 +16,13 @@ A candidate that is worse and still within the margins may get either verdict, w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import log
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
-from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, log_sum, opened, updated
+from monitoring.bursts import Bursts, as_unit
+from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, log_sum, opened
 from monitoring.latency_evidence import PARTS, LatencyEvidence
 from monitoring.prediction_evidence import PredictionEvidence
 from monitoring.rate_evidence import RateEvidence
@@ -53,6 +55,8 @@ class Evidence:
     stable: ArmCount
     candidate: ArmCount
     trail: Trail
+    bursts: Bursts = field(default_factory=Bursts)
+    """Of failures of the stable revision."""
     block: int = 0
     """Id of the last block that was taken in; 0 before the first."""
     failed: int | None = None
@@ -77,6 +81,7 @@ class Evidence:
             stable=ArmCount(),
             candidate=ArmCount(),
             trail=Trail(),
+            bursts=Bursts().told(policy.burst_limit, 1.0),
         )
 
 
@@ -102,28 +107,64 @@ def _after(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence
     return replace(told, failed=failed, trail=told.trail.after(_point(policy, told), last=failed is not None))
 
 
+def warned(policy: AnalysisPolicy, evidence: Evidence, ratio: float) -> Evidence:
+    """With how much the stable revision's failures varied before the rollout, over what chance would have them vary."""
+    return replace(evidence, bursts=evidence.bursts.told(policy.burst_limit, ratio))
+
+
 def _told(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
     """Every metric with what the block says of it."""
+    if block.bursts is not None:
+        return warned(policy, evidence, block.bursts)
     if block.latency is not None:
-        evidence = replace(evidence, latency=evidence.latency.after(policy, block.id, block.latency))
+        evidence = _with_latency(policy, evidence, block)
     if block.predictions is not None:
         moved = evidence.predictions.after(policy.prediction_distance, block.id, block.predictions)
         evidence = replace(evidence, predictions=moved)
     if not block.stable.requests + block.candidate.requests:
         return evidence
-    errors = Pair(block.id, *(Tally(arm.requests, arm.errors) for arm in (block.stable, block.candidate)))
-    refusals = Pair(block.id, *(Tally(arm.requests, arm.refused) for arm in (block.stable, block.candidate)))
-    past = evidence.errors.stable, evidence.errors.candidate
-    return replace(
+    evidence = replace(
         evidence,
-        errors=evidence.errors.after(policy, errors),
-        refusals=evidence.refusals.after(policy, refusals),
-        excesses=tuple(
-            updated(process, claim, errors, *past)
-            for process, claim in zip(evidence.excesses, EXCESS_CLAIMS, strict=True)
-        ),
         split=evidence.split.after(share_of(evidence, block.step), block),
         health=evidence.health.after(policy.stable_error_alarm, block.stable),
+    )
+    return _with_outcomes(policy, evidence, block)
+
+
+def _with_latency(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
+    """By request, or by window where failures come in bursts: what stumbles is slow as well."""
+    over: Block | None = block
+    by_window = evidence.bursts.ratio is not None
+    if by_window:
+        bursts, over = evidence.bursts.after_timed(policy.burst_seconds, block)
+        evidence = replace(evidence, bursts=bursts)
+    if over is None or over.latency is None:
+        return evidence
+    return replace(evidence, latency=evidence.latency.after(policy, block.id, over.latency, as_one=by_window))
+
+
+def _with_outcomes(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
+    """By request, or by window where failures come in bursts; whether they do is looked at where a window ends."""
+    by_window = evidence.bursts.ratio is not None
+    bursts, over = evidence.bursts.after(policy.burst_limit, policy.burst_seconds, block)
+    evidence = replace(evidence, bursts=bursts)
+    if over is not None and by_window:
+        evidence = _counted(policy, evidence, replace(over, id=block.id), as_one=True)
+    return evidence if bursts.ratio is not None else _counted(policy, evidence, block, as_one=False)
+
+
+def _counted(policy: AnalysisPolicy, evidence: Evidence, block: Block, *, as_one: bool) -> Evidence:
+    errors = Pair(block.id, *(Tally(arm.requests, arm.errors) for arm in (block.stable, block.candidate)))
+    refusals = Pair(block.id, *(Tally(arm.requests, arm.refused) for arm in (block.stable, block.candidate)))
+    units = as_unit(errors) if as_one else errors
+    return replace(
+        evidence,
+        errors=evidence.errors.after(policy, errors, as_one=as_one),
+        refusals=evidence.refusals.after(policy, refusals, as_one=as_one),
+        excesses=tuple(
+            evidence.errors.follow(process, claim, units)
+            for process, claim in zip(evidence.excesses, EXCESS_CLAIMS, strict=True)
+        ),
     )
 
 

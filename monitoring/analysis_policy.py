@@ -57,6 +57,12 @@ class AnalysisPolicy:
     stable_error_alarm: float = 0.20
     """A stable revision that fails on more of its requests than this holds the ramp up, whatever the candidate does."""
 
+    burst_limit: float = 1.5
+    """Failures of the stable revision come in bursts where they vary by more than this times what chance explains; 0:
+    always taken to."""
+    burst_seconds: float = 10.0
+    """Where failures come in bursts, windows this long are compared instead of single requests."""
+
     def __post_init__(self) -> None:
         for name in _SHARES:
             if not 0 < getattr(self, name) < 1:
@@ -74,6 +80,10 @@ class AnalysisPolicy:
             raise ValueError(
                 "latency_margin must not be 0 while require_latency is on: an equal candidate never passes"
             )
+        if not (self.burst_limit == 0 or 1 <= self.burst_limit < inf):
+            raise ValueError(f"burst_limit must be 0, or a number from 1 on, not {self.burst_limit}")
+        if not 0 < self.burst_seconds < inf:
+            raise ValueError(f"burst_seconds must be above 0, not {self.burst_seconds}")
         self._check_weights()
 
     def _check_weights(self) -> None:

@@ -72,6 +72,9 @@ class Block:
     """Of the stable revision and the candidate; None where the block says nothing of latency."""
     predictions: tuple[Shares, Shares] | None = None
     """Of the stable revision and the candidate; None where the block says nothing of predictions."""
+    bursts: float | None = None
+    """How many times as much as by chance the stable revision's failures varied before the rollout; said once, where it
+    is more than that, by a block without requests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ class Judgement:
     metrics: tuple[Reading, ...] = ()
     alarms: tuple[str, ...] = ()
     """What holds the ramp up, though it is not the candidate's fault."""
+    notes: tuple[str, ...] = ()
+    """How it was compared, where that is out of the ordinary; holds nothing up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def judge(policy: AnalysisPolicy, evidence: Evidence, weight: int) -> Judgement:
         progress=least.progress,
         metrics=tuple(_readings(policy, evidence, required)),
         alarms=alarms,
+        notes=tuple(_notes(policy, evidence)),
     )
 
 
@@ -128,6 +131,15 @@ def _alarms(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
         yield f"the split is not what was asked: {evidence.split.told(share_of(evidence, evidence.split.step))}"
     if evidence.health.alarm:
         yield f"the stable revision itself fails on more than {policy.stable_error_alarm:.0%} of its requests"
+
+
+def _notes(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
+    if (ratio := evidence.bursts.ratio) is not None:
+        why = f"they vary {ratio:.1f} times as much as by chance" if policy.burst_limit else "as the policy says"
+        yield (
+            f"the stable revision's failures come in bursts ({why}), so windows of {policy.burst_seconds:g} s are"
+            " compared instead of requests, which takes longer"
+        )
 
 
 def _verdict(evidence: Evidence, least: _Required, alarms: tuple[str, ...]) -> Verdict:

@@ -12,6 +12,7 @@ from math import log
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import CUTS, LEVELS, Latencies
+from monitoring.bursts import as_unit
 from monitoring.eprocess import (
     FAST_ENOUGH,
     GOOD_ENOUGH,
@@ -47,6 +48,8 @@ class LatencyEvidence:
     stable: tuple[Tally, ...]
     """What earlier blocks said of the stable revision, for `slower`, then for `enough`."""
     candidate: tuple[Tally, ...]
+    units: float = 0
+    """Of the candidate, that were compared: requests, or windows of them."""
 
     @classmethod
     def start(cls, policy: AnalysisPolicy) -> LatencyEvidence:
@@ -55,18 +58,18 @@ class LatencyEvidence:
         none = (Tally(),) * (len(slower) + len(enough))
         return cls(slower, enough, none, none)
 
-    def after(self, policy: AnalysisPolicy, number: int, arms: tuple[Latencies, Latencies]) -> LatencyEvidence:
-        """With what block `number` says of both arms."""
+    def after(
+        self, policy: AnalysisPolicy, number: int, arms: tuple[Latencies, Latencies], *, as_one: bool = False
+    ) -> LatencyEvidence:
+        """With what block `number` says of both arms, each of which is a single unit where `as_one`."""
         stable, candidate = (_tallies(arm) for arm in arms)
+        pairs = [Pair(number, *now) for now in zip(stable, candidate, strict=True)]
+        units = [as_unit(pair) for pair in pairs] if as_one else pairs
         claims = (_RANKED, *(_BEYOND for _ in TAIL), *(enough_claim(policy, cut) for cut in ENOUGH))
         processes = [
-            updated(process, claim, Pair(number, *now), *before)
-            for process, claim, now, before in zip(
-                (*self.slower, *self.enough),
-                claims,
-                zip(stable, candidate, strict=True),
-                zip(self.stable, self.candidate, strict=True),
-                strict=True,
+            updated(process, claim, unit, before, Tally(self.units))
+            for process, claim, unit, before in zip(
+                (*self.slower, *self.enough), claims, units, self.stable, strict=True
             )
         ]
         return LatencyEvidence(
@@ -74,6 +77,7 @@ class LatencyEvidence:
             tuple(processes[len(self.slower) :]),
             tuple(map(summed, self.stable, stable)),
             tuple(map(summed, self.candidate, candidate)),
+            self.units + units[0].candidate.requests,
         )
 
     def beyond(self) -> tuple[Tally, Tally]:

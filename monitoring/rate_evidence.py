@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import inf, log
 
 from monitoring.analysis_policy import AnalysisPolicy
+from monitoring.bursts import as_unit
 from monitoring.eprocess import GOOD_ENOUGH, WORSE, Claim, EProcess, Line, Pair, Tally, opened, updated
 
 WIDEST_EXCESS = 0.5
@@ -34,22 +35,31 @@ class RateEvidence:
     """By rising weight; the last is 100."""
     stable: Tally
     candidate: Tally
+    units: float = 0
+    """Of the candidate, that were compared: requests, or windows of them."""
 
     @classmethod
     def start(cls, policy: AnalysisPolicy, weights: Sequence[int]) -> RateEvidence:
         gates = tuple(Gate(weight, opened(gate_claim(policy, weight))) for weight in weights)
         return cls(opened(worse_claim(policy)), gates, Tally(), Tally())
 
-    def after(self, policy: AnalysisPolicy, block: Pair) -> RateEvidence:
-        def follow(process: EProcess, claim: Claim) -> EProcess:
-            return updated(process, claim, block, self.stable, self.candidate)
-
+    def after(self, policy: AnalysisPolicy, block: Pair, *, as_one: bool = False) -> RateEvidence:
+        """With one more block, each arm of which is a single unit where `as_one`."""
+        units = as_unit(block) if as_one else block
         return RateEvidence(
-            follow(self.worse, unending(worse_claim(policy))),
-            tuple(Gate(gate.weight, follow(gate.good_enough, gate_claim(policy, gate.weight))) for gate in self.gates),
+            self.follow(self.worse, unending(worse_claim(policy)), units),
+            tuple(
+                Gate(gate.weight, self.follow(gate.good_enough, gate_claim(policy, gate.weight), units))
+                for gate in self.gates
+            ),
             summed(self.stable, block.stable),
             summed(self.candidate, block.candidate),
+            self.units + units.candidate.requests,
         )
+
+    def follow(self, process: EProcess, claim: Claim, units: Pair) -> EProcess:
+        """A process about this kind of bad request, with what comes next."""
+        return updated(process, claim, units, self.stable, Tally(self.units))
 
     def gate(self, weight: int) -> Gate:
         """A weight that is no step is judged by the next higher one, which asks for more."""

@@ -21,8 +21,9 @@ from typing import Any, TextIO
 
 import msgspec
 
-from monitoring.analysis import Evidence, fold
-from monitoring.blocks import Arm, Block, Scale
+from monitoring.analysis import Evidence, fold, warned
+from monitoring.blocks import Arm, Block, Scale, Seen
+from monitoring.bursts import spread_of
 from monitoring.filling import Folding
 from monitoring.folder import Folder
 from monitoring.judgement import Judgement, Reading, judge
@@ -52,7 +53,7 @@ class Replay:
         self.evidence = Evidence.start(self.policy.analysis, ramp.steps, self._shares)
         self._ramp: Ramp | None = None
         self._folder = Folder(ROLLOUT, FOLDING)
-        self._usual = History()
+        self._usual = list[Seen]()
         self._under_way: list[tuple[float, int, Event]] = []
         self._taken = 0
         self._units: set[str] = set()
@@ -105,7 +106,8 @@ class Replay:
     def _begin(self) -> None:
         analysis = self.policy.analysis
         scale = Scale(analysis.latency_tolerance, analysis.latency_margin, analysis.latency_slack_ms)
-        self._folder.measure(scale, self._usual)
+        self._folder.measure(scale, History((one.latency_ms, one.prediction) for one in self._usual))
+        self.evidence = warned(analysis, self.evidence, spread_of(self._usual).ratio)
         self._ramp = Ramp(since=self._now)
 
     def _known(self, event: Event) -> bool:
@@ -125,8 +127,7 @@ class Replay:
                 self._folder.add(event.ended(ROLLOUT, self._step(event.weight)))
                 yield from self._advance(self._now)
             elif event.arm is Arm.STABLE:
-                record = event.ended(ROLLOUT, 0)
-                self._usual.add(record.latency(inf), record.prediction)
+                self._usual.append(event.seen(ends))
         if now == inf and self._ramp is not None:
             yield from self._advance(self._now + FOLDING.timeout_seconds + FOLDING.most_seconds)
 

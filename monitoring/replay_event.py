@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from monitoring.blocks import Arm
+from monitoring.blocks import Arm, Seen
 from monitoring.filling import Record
 from monitoring.ruler import Prediction
 
@@ -29,6 +29,8 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The candidate's share that was in force, in percent; 0 before the canary."""
     unit: str | int | None = None
     """What the router assigns, where that is no single request: a user, a session."""
+    host: str = ""
+    """The replica that served it, where that is known."""
     done: float | None = None
     """When it ended; null where it had not."""
     status: Status = None
@@ -84,6 +86,11 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             latency_ms=self.latency_ms,
             prediction=prediction,
         )
+
+    def seen(self, ended: float) -> Seen:
+        """What is remembered of it before the canary."""
+        record = self.ended("", 0)
+        return Seen(record.latency(math.inf), record.prediction, ended, record.error, record.refused, self.host)
 
 
 def predicted(given: Any) -> tuple[Prediction | None, bool]:

@@ -47,9 +47,9 @@ def judgement(rollout: Rollout) -> Judgement | None:
 
 
 def alarms(rollout: Rollout) -> tuple[str, ...]:
-    """What holds the comparison up without being the candidate's fault."""
+    """What holds the comparison up, or has it made otherwise than usual, without being the candidate's fault."""
     said = judgement(rollout) if rollout.phase in (Phase.PROGRESSING, Phase.BAKING, Phase.PAUSED) else None
-    return said.alarms if said is not None else ()
+    return (*said.alarms, *said.notes) if said is not None else ()
 
 
 def deadline(rollout: Rollout) -> float:

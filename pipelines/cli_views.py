@@ -131,6 +131,7 @@ def _evidence(evidence: Json) -> Group:
         table.add_row(*_metric_row(metric))
     table.add_row("together", _bar(evidence["worse"], "red"), _bar(evidence["progress"], "green"))
     rows: list[Table | Text] = [table, *(Text(f"held up: {alarm}", style="yellow") for alarm in evidence["alarms"])]
+    rows += [Text(note, style="dim") for note in evidence.get("notes", ())]
     return Group(*rows, *charts(evidence["trail"]))
 
 

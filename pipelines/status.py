@@ -82,6 +82,8 @@ class EvidenceStatus:
     """What holds the rollout up without being the candidate's fault."""
     trail: tuple[MomentStatus, ...] = ()
     """How the evidence came about, in order."""
+    notes: tuple[str, ...] = ()
+    """How it was compared, where that is out of the ordinary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +286,7 @@ def _evidence(rollout: Rollout) -> EvidenceStatus | None:
         tuple(map(_metric, said.metrics)),
         said.alarms,
         tuple(map(_moment, rollout.evidence.trail.points())),
+        said.notes,
     )
 
 
