@@ -59,6 +59,7 @@ analysis:
 MORE = {
     "*": "",
     "strict-*": "require: [Staging]",
+    "shadow-*": "shadow: {mode: before, requests: 60, max: 5m}",
     "alias-*": "channels: {live: '@champion', pre_live: '@challenger'}",
 }
 """What the policies of some models say besides, by the pattern of their names."""
