@@ -24,10 +24,10 @@ from monitoring.eprocess import Pair, Tally
 
 SECONDS = 10.0
 """Length of the windows by which requests before the rollout are counted."""
-LEAST = 10
+LEAST = 20
 """Pairs of windows without which nothing is said."""
-_SPREADS = 2.0
-"""Standard deviations by which the spread may be overestimated by chance."""
+_SPREADS = 4.0
+"""Standard deviations by which the spread may be overestimated by chance; it is looked at after every window."""
 
 
 @dataclass(frozen=True, slots=True)
