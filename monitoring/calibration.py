@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from math import comb
 from random import Random
 
+from monitoring.analysis import warned
 from monitoring.blocks import Arm, Seen
 from monitoring.bursts import spread_of
 from monitoring.replay import Replay
@@ -105,17 +106,23 @@ Way = Callable[[Replay, Sequence[Seen], Random], Iterator[Event]]
 
 def _share(policy: ReplayPolicy, record: Sequence[Seen], way: Way, runs: int, seed: int) -> Share:
     chances = (Random(f"{seed}/{run}") for run in range(runs))  # noqa: S311 a simulation
-    reasons = Counter(_reason(policy, record, way, chance) for chance in chances)
+    reasons = Counter(_reason(_opened(policy, record), record, way, chance) for chance in chances)
     del reasons[None]
     count = reasons.total()
     promised = count <= most_by_chance(runs, policy.analysis.alpha_rollback)
     blamed = tuple(str(reason) for reason, _ in reasons.most_common(3))
-    return Share(way.__doc__ or "", runs, count, promised, blamed)
+    return Share(_WORDS[way], runs, count, promised, blamed)
 
 
-def _reason(policy: ReplayPolicy, record: Sequence[Seen], way: Way, chance: Random) -> str | None:
-    """Why the revision was taken back; None where it was not."""
+def _opened(policy: ReplayPolicy, record: Sequence[Seen]) -> Replay:
+    """A canary that knows of bursts what a live one would: the whole record."""
     canary = Replay(policy)
+    canary.evidence = warned(policy.analysis, canary.evidence, spread_of(record).ratio)
+    return canary
+
+
+def _reason(canary: Replay, record: Sequence[Seen], way: Way, chance: Random) -> str | None:
+    """Why the revision was taken back; None where it was not."""
     for event in way(canary, record, chance):
         canary.feed((event,))
         if canary.evidence.failed is not None:
@@ -124,7 +131,6 @@ def _reason(policy: ReplayPolicy, record: Sequence[Seen], way: Way, chance: Rand
 
 
 def _by_chance(canary: Replay, record: Sequence[Seen], chance: Random) -> Iterator[Event]:
-    """every request assigned by chance"""
     known = round(_BEFORE * len(record))
     for number, one in enumerate(record):
         weight = canary.weight if number >= known else 0
@@ -133,7 +139,6 @@ def _by_chance(canary: Replay, record: Sequence[Seen], chance: Random) -> Iterat
 
 
 def _by_time(canary: Replay, record: Sequence[Seen], chance: Random) -> Iterator[Event]:
-    """what the candidate met taken from another time"""
     known = round(_BEFORE * len(record))
     lag = round(chance.uniform(*_APART) * len(record))
     for number, one in enumerate(record):
@@ -144,7 +149,6 @@ def _by_time(canary: Replay, record: Sequence[Seen], chance: Random) -> Iterator
 
 
 def _by_replica(_: Replay, record: Sequence[Seen], chance: Random) -> Iterator[Event]:
-    """one replica taken for the candidate"""
     known = round(_BEFORE * len(record))
     hosts = _candidates(record)
     candidate = chance.choice(sorted(hosts))
@@ -153,6 +157,13 @@ def _by_replica(_: Replay, record: Sequence[Seen], chance: Random) -> Iterator[E
         arm = Arm.CANDIDATE if one.host == candidate else Arm.STABLE
         if number >= known or arm is Arm.STABLE:
             yield _event(number, one, one, arm, weight if number >= known else 0)
+
+
+_WORDS: dict[Way, str] = {
+    _by_chance: "every request assigned by chance",
+    _by_time: "what the candidate met taken from another time",
+    _by_replica: "one replica taken for the candidate",
+}
 
 
 def _candidates(record: Sequence[Seen]) -> dict[str, int]:
@@ -182,9 +193,20 @@ def _shortest(policy: ReplayPolicy, record: Sequence[Seen], way: Way, runs: int,
     """The shortest window with which the promise is kept, bursts being taken for granted."""
     for seconds in SECONDS:
         analysis = replace(policy.analysis, burst_limit=0.0, burst_seconds=seconds)
-        if _share(replace(policy, analysis=analysis), record, way, runs, seed).promised:
+        if _keeps(replace(policy, analysis=analysis), record, way, runs, seed):
             return seconds
     return None
+
+
+def _keeps(policy: ReplayPolicy, record: Sequence[Seen], way: Way, runs: int, seed: int) -> bool:
+    """As `_share` says it, known as soon as it is broken."""
+    left = most_by_chance(runs, policy.analysis.alpha_rollback)
+    for run in range(runs):
+        chance = Random(f"{seed}/{run}")  # noqa: S311 a simulation
+        left -= _reason(_opened(policy, record), record, way, chance) is not None
+        if left < 0:
+            return False
+    return True
 
 
 def _advice(shares: tuple[Share, Share], seconds: float | None) -> str:

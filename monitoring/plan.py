@@ -136,6 +136,12 @@ def _candidate_requests(required: _Required, weight: int, before: Sequence[StepP
     return max(0, ceil(missing / required.growth(weight / 100)))
 
 
+def _windows(required: _Required) -> float:
+    """Windows with requests of both arms until it is proven; 0 where it never is."""
+    found = required.growth(0.5)
+    return required.overhead * required.claim.log_threshold / found if found else 0.0
+
+
 def _step(weight: int, candidate_requests: int, metric: str, rate: float | None, min_seconds: float) -> StepPlan:
     share = weight / 100
     if rate is None:
@@ -166,6 +172,12 @@ def _warnings(policy: AnalysisPolicy, usual: Usual, steps: Sequence[StepPlan], m
         yield (
             f"The step at {step.weight} % needs about {duration(step.seconds or 0.0)} and may be over before it is"
             f" decided, after {duration(most)}: take a wider margin, a higher first weight, or a longer step_max"
+        )
+    if steps and usual.bursts > policy.burst_limit:
+        windows = max(_windows(one) for one in _required(policy, usual, 100))
+        yield (
+            f"Failures come in bursts, so windows of {policy.burst_seconds:g} s are compared and not requests: expect"
+            f" about {duration(windows * policy.burst_seconds)} with traffic, and see 'mlflow-promote calibrate'"
         )
     if not steps or not policy.require_latency:
         return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import Arm, Scale, Seen
+from monitoring.bursts import spread_of
 from monitoring.latency_evidence import ENOUGH
 from monitoring.ruler import LEAST, History, Ruler
 
@@ -23,6 +24,8 @@ class Usual:
     slow: tuple[tuple[float, float], ...] = ()
     """Where a candidate has to be fast enough: how many requests are beyond, and how many would be if they were those
     of a candidate, whose latencies are less what is tolerated. Empty where nothing is known."""
+    bursts: float = 1.0
+    """How many times as much as by chance failures vary; see `monitoring.bursts`."""
 
 
 def usual(policy: AnalysisPolicy, seen: Sequence[Seen], otherwise: Usual) -> Usual:
@@ -32,7 +35,8 @@ def usual(policy: AnalysisPolicy, seen: Sequence[Seen], otherwise: Usual) -> Usu
     rates = (sum(one.error for one in seen) / len(seen), sum(one.refused for one in seen) / len(seen))
     scale = Scale(policy.latency_tolerance, policy.latency_margin, policy.latency_slack_ms)
     ruler = Ruler.from_history(History((one.latency_ms, None) for one in seen), scale)
-    return Usual(*rates, slow=() if ruler is None else tuple(_beyond(ruler, cut, seen) for cut in ENOUGH))
+    slow = () if ruler is None else tuple(_beyond(ruler, cut, seen) for cut in ENOUGH)
+    return Usual(*rates, slow=slow, bursts=spread_of(seen).ratio)
 
 
 def _beyond(ruler: Ruler, cut: int, seen: Sequence[Seen]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from pipelines.commands import Accepted, Allowed, Commands
+from pipelines.commands import Accepted, Allowed, Commands, Recorded
 from pipelines.overview import Overview
 from pipelines.refusal import Code, CommandError, from_registry, from_store
 from pipelines.rollout import Event
@@ -206,6 +206,12 @@ def _wishes(commands: Commands) -> APIRouter:
     def promote(model: str, wish: PromoteWish, named: Named) -> Accepted:
         """Make the version live, through the canary."""
         return commands.promote(model, wish.version, _who(named, wish), dry_run=wish.dry_run)
+
+    @router.get("/models/{model}/requests")
+    def requests(model: str) -> Recorded:
+        """Some of the last requests of the live version, each as latency in milliseconds, prediction, time of its end,
+        whether it failed, whether it was refused, and replica; and the policy by which a canary is judged."""
+        return commands.recorded(model)
 
     for command in (commands.rollback, commands.abort, commands.pause, commands.resume):
         router.post(f"/models/{{model}}/{command.__name__}", status_code=202)(_steering(command))

@@ -130,6 +130,23 @@ def resume(ctx: typer.Context, model: Model, *, as_json: AsJson = False) -> None
 
 
 @app.command()
+def calibrate(
+    ctx: typer.Context,
+    model: Model,
+    *,
+    runs: Annotated[int, typer.Option(min=10, max=10_000, help="How often the record is replayed.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Replay the live version's own requests as two equal arms, and say how often it would be taken back."""
+    from pipelines.calibrating import calibrated
+
+    answer = calibrated(ctx.obj().requests(model), runs)
+    _show(answer, views.calibration_view, as_json=as_json)
+    if not all(share["promised"] for share in answer["shares"]):
+        raise typer.Exit(Exit.ROLLED_BACK)
+
+
+@app.command()
 def status(
     ctx: typer.Context,
     model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,

@@ -62,6 +62,17 @@ def print_ending(ending: Ending) -> None:
         out().print(f"  it goes on by itself once the evidence is in; 'mlflow-promote abort {escape(model)}' ends it")
 
 
+def calibration_view(found: Json) -> Group:
+    """How often the live version was taken back for being itself, and what to do."""
+    record = f"{found['requests']:,} requests of {found['seconds'] / 60:.0f} min, {found['replicas']} replicas"
+    rows = [Text(record)]
+    for share in found["shares"]:
+        style = "green" if share["promised"] else "red"
+        text = Text.assemble(f"  {share['way']}: ", (f"{share['taken_back']} of {share['runs']} taken back", style))
+        rows.append(text.append(f" ({'; '.join(share['blamed'])})" if share["blamed"] else ""))
+    return Group(*rows, Text(found["advice"]))
+
+
 class Progress(Protocol):
     """Shows how a rollout is doing, each time it is told."""
 

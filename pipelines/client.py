@@ -66,6 +66,10 @@ class Client:
     def history(self, model: str, limit: int) -> Json:
         return self._ask("GET", _path(model, "history"), params={"limit": limit})
 
+    def requests(self, model: str) -> Json:
+        """Some of the last requests of the live version."""
+        return self._ask("GET", _path(model, "requests"))
+
     def drift_run(self, model: str) -> Json:
         return self._ask("POST", _path(model, "drift"), seconds=_DRIFT_SECONDS)
 

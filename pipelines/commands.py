@@ -13,9 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import BlockError, BlockSource, Seen
 from monitoring.detectable import foreseen
 from monitoring.plan import plan
+from monitoring.ramp import RampPolicy
 from monitoring.usual import Usual, usual
 from pipelines.intents import rollout_id
 from pipelines.live import Live
@@ -50,6 +52,17 @@ class Accepted:
     """What will happen, in one line."""
     notes: tuple[str, ...] = ()
     """What the canary will find in that time and what not, and why it may not come to an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is known of the last requests of the live version, and the policy by which a canary is judged."""
+
+    model: str
+    analysis: AnalysisPolicy
+    ramp: RampPolicy
+    requests: tuple[Seen, ...]
+    """In the order in which they ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +131,16 @@ class Commands:
             message = f"the rollout of {rollout.version} is not paused but {rollout.phase.value}"
             raise CommandError(Code.IN_PROGRESS, message, hint)
         return self._concern(rollout, Goal.RESUME, actor)
+
+    def recorded(self, model: str) -> Recorded:
+        """What `calibrate` goes by."""
+        rules = self._policy(model).rollout
+        ramp = RampPolicy(rules.steps, rules.step_min_seconds, rules.bake_seconds, rules.bake_weight)
+        try:
+            return Recorded(model, rules.analysis, ramp, self.blocks.seen(model))
+        except BlockError as error:
+            hint = "see the controller's log, then try again"
+            raise CommandError(Code.FAILED, f"the record of the requests cannot be read: {error}", hint) from error
 
     def allowed(self, model: str, version: int, channel: str) -> Allowed:
         """Whether somebody may move the version into `channel` (``None`` and ``Archived`` are channels here too)."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from monitoring.blocks import ArmCount
+from monitoring.blocks import ArmCount, Seen
 from pipelines.policy import Policy
 from pipelines.rollout import Phase
 from registry_hooks.model_version import ModelVersion
@@ -67,6 +67,14 @@ def test_a_refused_intent_says_why(served: Served) -> None:
 
     intent = get(served, f"/intents/{accepted['intent']}")
     assert (intent["state"], intent["outcome"], intent["rollout"]) == ("refused", "superseded by version 4", None)
+
+
+def test_the_last_requests_are_told_with_the_policy(served: Served) -> None:
+    served.office.blocks.requests["churn"] = (Seen(1.5, ("a", 2.0, None), 12.0, error=True, host="h"), Seen(2.0))
+    told = get(served, "/models/churn/requests")
+    assert told["requests"] == [[1.5, ["a", 2.0, None], 12.0, True, False, "h"], [2.0, None, 0.0, False, False, ""]]
+    assert told["ramp"]["steps"] == [5, 20, 50, 100]
+    assert told["analysis"]["burst_seconds"] == 10.0
 
 
 def test_a_dry_run_is_only_a_plan(served: Served) -> None:

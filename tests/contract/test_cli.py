@@ -20,7 +20,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from monitoring.blocks import ArmCount
+from monitoring.blocks import ArmCount, Seen
 from pipelines.rollout import Goal, Phase, Rollout
 from registry_hooks.model_version import ModelVersion
 from tests.contract.api_server import Served, serving
@@ -163,7 +163,23 @@ def test_a_dry_run_starts_nothing(served: Served) -> None:
     ended = run(served.url, "promote", "churn", "3", "--dry-run")
     assert ended.returncode == 0
     assert "not started" in ended.stdout
+    assert "Found in that time in 9 of 10 rollouts" in ended.stdout
     assert served.office.store.pending() == ()
+
+
+def test_a_calm_version_is_calibrated(served: Served) -> None:
+    calm = tuple(Seen(20.0 + number % 7, (0.5,), 1e9 + number / 8, error=number % 97 == 0) for number in range(800))
+    served.office.blocks.requests["churn"] = calm
+    ended = run(served.url, "calibrate", "churn", "--runs", "10")
+    assert ended.returncode == 0
+    assert "every request assigned by chance: 0 of 10 taken back" in ended.stdout
+    assert "Nothing has to be changed" in ended.stdout
+
+
+def test_without_requests_nothing_is_calibrated(served: Served) -> None:
+    ended = run(served.url, "calibrate", "churn")
+    assert ended.returncode == 1
+    assert "0 requests of the stable version are recorded" in ended.stderr
 
 
 @pytest.mark.parametrize("verb", ["abort", "rollback"])

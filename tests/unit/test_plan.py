@@ -139,6 +139,10 @@ class TestPlan:
         assert ["step at 50 %" in warning and "step_max" in warning for warning in slow.warnings] == [True]
         assert not plan(POLICY, STEPS, Usual(0.01, slow=LATENCIES), 50.0, 60.0, 3600.0).warnings
 
+    def test_bursts_are_told_with_the_time_that_windows_take(self) -> None:
+        found = plan(POLICY, STEPS, Usual(0.01, slow=LATENCIES, bursts=4.0), 50.0, 60.0)
+        assert ["bursts" in warning and " h with traffic" in warning for warning in found.warnings] == [True]
+
     @given(
         base=st.floats(0, 1),
         rate=st.none() | st.floats(0.001, 10_000),
