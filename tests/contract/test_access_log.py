@@ -296,6 +296,7 @@ class Written:
 
     def __init__(self, home: Path, others: Sequence[Path] = ()) -> None:
         self.home = home
+        self.home.mkdir(exist_ok=True)
         self.log = home / "access.log"
         self.now = 1_700_000_000.0
         self.requests = 0
@@ -424,6 +425,30 @@ def test_a_line_cut_by_a_crash_of_envoy_costs_one_line(tmp_path: Path) -> None:
     written.write(20)
     assert written.settled() == 39, "the last request ended with the gateway, and nobody knows how"
     assert written.source.counters()["cut"] == 1
+
+
+def test_bursts_before_a_rollout_are_said_by_its_first_block(tmp_path: Path) -> None:
+    written, calm = Written(tmp_path), Written(tmp_path / "calm")
+    for second in range(400):
+        for one, failing in ((written, second % 50 < 2), (calm, second % 50 < 0)):
+            text = "".join(request_lines(second * 20 + n, one.now + n / 20) for n in range(1, 10)).encode()
+            text = text.replace(b'"step": "rollout/0"', b'"step": null')
+            one.append(text.replace(b'"code": 200', b'"code": 500') if failing else text)
+            one.now += 1.0
+    for one in (written, calm):
+        one.source.pump()
+        one.source.prepare("rollout", "churn", Scale())
+    (said,) = written.source.blocks("rollout")
+    assert (said.id, said.stable, said.candidate) == (1, ArmCount(), ArmCount())
+    assert said.bursts is not None
+    assert said.bursts > 3
+    assert calm.source.blocks("rollout") == ()
+    written.again().prepare("rollout", "churn", Scale())
+    assert written.source.blocks("rollout") == (said,), "said once"
+    written.requests = 20_000
+    written.write(50)
+    assert written.settled() == 50
+    assert [block.id for block in written.source.blocks("rollout")][:2] == [1, 2]
 
 
 def test_what_was_put_right_is_told_to_prometheus(tmp_path: Path) -> None:
