@@ -57,10 +57,10 @@ analysis:
   latency_slack_ms: 10
 """
 MORE = {
-    "*": "",
-    "strict-*": "require: [Staging]",
+    "*": "shadow: {mode: off}",
+    "strict-*": "shadow: {mode: off}\nrequire: [Staging]",
     "shadow-*": "shadow: {mode: before, requests: 60, max: 5m}",
-    "alias-*": "channels: {live: '@champion', pre_live: '@challenger'}",
+    "alias-*": "shadow: {mode: off}\nchannels: {live: '@champion', pre_live: '@challenger'}",
 }
 """What the policies of some models say besides, by the pattern of their names."""
 
