@@ -57,6 +57,8 @@ class Evidence:
     trail: Trail
     bursts: Bursts = field(default_factory=Bursts)
     """Of failures of the stable revision."""
+    loss: RateEvidence | None = None
+    """None where the policy does not ask for it."""
     block: int = 0
     """Id of the last block that was taken in; 0 before the first."""
     failed: int | None = None
@@ -81,6 +83,7 @@ class Evidence:
             stable=ArmCount(),
             candidate=ArmCount(),
             trail=Trail(),
+            loss=RateEvidence.start(policy, weights) if policy.weight_loss else None,
             bursts=Bursts().told(policy.burst_limit, 1.0),
         )
 
@@ -121,6 +124,9 @@ def _told(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
     if block.predictions is not None:
         moved = evidence.predictions.after(policy.prediction_distance, block.id, block.predictions)
         evidence = replace(evidence, predictions=moved)
+    if block.losses is not None and evidence.loss is not None:
+        told = Pair(block.id, *(Tally(arm.requests, arm.total) for arm in block.losses))
+        evidence = replace(evidence, loss=evidence.loss.after(policy, told))
     if not block.stable.requests + block.candidate.requests:
         return evidence
     evidence = replace(
@@ -180,6 +186,8 @@ def family(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[tuple[str, fl
     for part, process in zip(PARTS, evidence.latency.slower, strict=True):
         yield "latency", policy.weight_latency * part, process
     yield "predictions", policy.weight_predictions, evidence.predictions.differs
+    if evidence.loss is not None:
+        yield "loss", policy.weight_loss, evidence.loss.worse
 
 
 def log_e_worse(policy: AnalysisPolicy, evidence: Evidence) -> float:

@@ -51,6 +51,16 @@ class Latencies:
     """Requests beyond each of `CUTS`, the candidate's latencies divided by 1 + `Scale.latency_margin` instead."""
 
 
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """How bad the answers of one arm were in one block, by their own word."""
+
+    requests: int = 0
+    """That said it."""
+    total: float = 0.0
+    """Sum of what they said, from 0 to 1 each."""
+
+
 Shares = tuple[float, ...]
 """What one arm predicted in one block: its requests per category of the reference, a request of many rows in parts."""
 
@@ -72,6 +82,8 @@ class Block:
     """Of the stable revision and the candidate; None where the block says nothing of latency."""
     predictions: tuple[Shares, Shares] | None = None
     """Of the stable revision and the candidate; None where the block says nothing of predictions."""
+    losses: tuple[Losses, Losses] | None = None
+    """Of the stable revision and the candidate; None where no answer said anything."""
     bursts: float | None = None
     """How many times as much as by chance the stable revision's failures varied before the rollout; said once, where it
     is more than that, by a block without requests."""

@@ -13,7 +13,7 @@ from itertools import accumulate
 from math import inf
 from typing import Any
 
-from monitoring.blocks import CUTS, LEVELS, Arm, ArmCount, Latencies, Shares
+from monitoring.blocks import CUTS, LEVELS, Arm, ArmCount, Latencies, Losses, Shares
 from monitoring.ruler import Prediction, Ruler
 
 
@@ -63,6 +63,8 @@ class Record:
     prediction: Prediction | None = None
     host: str = ""
     """The replica that served it."""
+    loss: float | None = None
+    """How bad the answer was by its own word, from 0 to 1; None where it said nothing."""
 
     def latency(self, unending: float) -> float:
         """Milliseconds; `unending` where it did not end."""
@@ -76,17 +78,17 @@ class Record:
         if self.decided is None:
             return told
         flags = self.error + 2 * self.abandoned + 4 * self.refused
-        return [*told, self.decided, flags, self.latency_ms, self.prediction, self.host]
+        return [*told, self.decided, flags, self.latency_ms, self.prediction, self.host, self.loss]
 
     @classmethod
     def read(cls, rollout: str, state: Sequence[Any]) -> Record:
         request_id, step, arm, assigned, *rest = state
         if not rest:
             return cls(request_id, rollout, step, Arm(arm), assigned)
-        decided, flags, latency, values, host = rest
+        decided, flags, latency, values, host, *loss = rest
         outcome = (bool(flags & 1), bool(flags & 2), bool(flags & 4), latency)
         prediction = None if values is None else tuple(values)
-        return cls(request_id, rollout, step, Arm(arm), assigned, decided, *outcome, prediction, host)
+        return cls(request_id, rollout, step, Arm(arm), assigned, decided, *outcome, prediction, host, *loss)
 
 
 @dataclass(slots=True)
@@ -195,6 +197,11 @@ def latencies(members: Iterable[Record], arm: Arm, ruler: Ruler) -> Latencies:
 def _at_least(exactly: Sequence[int]) -> tuple[int, ...]:
     """From how many requests passed exactly 0, 1, 2... cuts to how many passed the first, the second and so on."""
     return tuple(reversed([*accumulate(reversed(exactly[1:]))]))
+
+
+def losses(members: Iterable[Record], arm: Arm) -> Losses:
+    told = [record.loss for record in members if record.arm is arm and record.loss is not None]
+    return Losses(len(told), sum(told))
 
 
 def predictions(members: Iterable[Record], arm: Arm, ruler: Ruler) -> Shares:

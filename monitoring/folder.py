@@ -32,6 +32,7 @@ from monitoring.filling import (
     count,
     latencies,
     latencies_due,
+    losses,
     outcomes_due,
     predictions,
 )
@@ -202,6 +203,9 @@ class Folder:
         timeout = self.policy.timeout_seconds
         counts = (count(members, Arm.STABLE, timeout), count(members, Arm.CANDIDATE, timeout))
         block = self._block(filling, *counts, members, timed=timed)
+        told = (losses(members, Arm.STABLE), losses(members, Arm.CANDIDATE))
+        if any(arm.requests for arm in told):
+            block = replace(block, losses=told)
         if self.ruler is None:
             self._watch(members)
             self._learn(due)

@@ -121,6 +121,8 @@ def _required(policy: AnalysisPolicy, evidence: Evidence, goal: int) -> Iterator
     claim = gate_claim(policy, goal)
     yield _Required("errors", evidence.errors.gate(goal).good_enough, claim)
     yield _Required("refusals", evidence.refusals.gate(goal).good_enough, claim)
+    if evidence.loss is not None:
+        yield _Required("loss", evidence.loss.gate(goal).good_enough, claim)
     if goal == 100 and policy.require_latency:
         for cut, process in zip(ENOUGH, evidence.latency.enough, strict=True):
             yield _Required("latency", process, enough_claim(policy, cut))
@@ -155,6 +157,8 @@ def _readings(policy: AnalysisPolicy, evidence: Evidence, required: tuple[_Requi
         "latency": evidence.latency.beyond(),
         "predictions": (Tally(sum(evidence.predictions.stable)), Tally(sum(evidence.predictions.candidate))),
     }
+    if evidence.loss is not None:
+        counts["loss"] = (evidence.loss.stable, evidence.loss.candidate)
     threshold = log(1 / policy.alpha_rollback)
     for metric, log_e in log_e_by_metric(policy, evidence).items():
         proofs = [one for one in required if one.metric == metric]
@@ -204,6 +208,7 @@ def _feared(policy: AnalysisPolicy, metric: str) -> str:
         "errors": f"error rate above {_words(worse_claim(policy).line)}",
         "refusals": f"share of refused requests above {_words(worse_claim(policy).line)}",
         "latency": " by more than ".join(["slower than the stable revision", *filter(None, [_tolerated(policy)])]),
+        "loss": f"mean loss above {_words(worse_claim(policy).line)}",
         "predictions": f"more than {policy.prediction_distance:.0%} of the predictions are different ones",
     }[metric]
 
@@ -213,6 +218,7 @@ def _hoped(policy: AnalysisPolicy, required: _Required) -> str:
     return {
         "errors": f"error rate below {line}",
         "refusals": f"share of refused requests below {line}",
+        "loss": f"mean loss below {line}",
         "latency": f"not slower than the stable revision by more than {_slower(policy.latency_margin, policy)}",
     }[required.metric]
 
@@ -227,6 +233,8 @@ def _counts(policy: AnalysisPolicy, evidence: Evidence, metric: str) -> str:
             f"{_percent(candidate)} of the candidate's requests{after}, and {_percent(stable)} of the stable revision's"
             " took longer than 95 % of them usually take"
         )
+    if metric == "loss" and (loss := evidence.loss) is not None:
+        return f"{_mean(loss.candidate)} of the candidate, {_mean(loss.stable)} of the stable revision"
     done = {"errors": "failed", "refusals": "were refused"}[metric]
     arms = getattr(evidence, metric)
     return f"{_share(arms.candidate, done)} of the candidate, {_share(arms.stable, done)} of the stable revision"
@@ -244,6 +252,10 @@ def _slower(share: float, policy: AnalysisPolicy) -> str:
 
 def _percent(arm: Tally) -> str:
     return f"{arm.errors / arm.requests:.1%}" if arm.requests else "none"
+
+
+def _mean(arm: Tally) -> str:
+    return f"{arm.errors / arm.requests:.4f} in {arm.requests:,.0f} answers" if arm.requests else "none"
 
 
 def _share(arm: Tally, done: str) -> str:

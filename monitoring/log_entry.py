@@ -34,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     answered: int | None = None
     took: int | None = None
     prediction: str | None = None
+    loss: str | None = None
     copy: str | None = None
 
 
@@ -62,6 +63,15 @@ def _one_by_one(data: bytes) -> tuple[list[Entry], list[bytes]]:
             except ValueError:
                 garbled.append(text)
     return found, garbled
+
+
+def loss(text: str | None) -> float | None:
+    """None where the revision said nothing, or nothing from 0 to 1."""
+    try:
+        value = float(text) if text else -1.0
+    except ValueError:
+        return None
+    return value if 0 <= value <= 1 else None
 
 
 def prediction(text: str | None) -> Prediction | None:

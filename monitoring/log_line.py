@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from monitoring.blocks import Arm
 from monitoring.filling import Record
-from monitoring.log_entry import Entry, prediction
+from monitoring.log_entry import Entry, loss, prediction
 from serving.envoy import SHIELDED
 
 STARTED = "UpstreamPoolReady"
@@ -109,4 +109,5 @@ def record_of(entry: Entry, patience_ms: float) -> Record:
         latency_ms(entry),
         None if error or refused or abandoned else prediction(entry.prediction),
         entry.host or "",
+        None if error or refused or abandoned else loss(entry.loss),
     )

@@ -36,6 +36,8 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: Status = None
     """HTTP status, ``timeout`` or ``reset``; null where there was none yet."""
     latency_ms: float | None = None
+    loss: float | None = None
+    """How bad the answer was, from 0 to 1."""
     prediction: Any = None
     """A number or a string, or a list of them, one per row; or null."""
 
@@ -51,6 +53,8 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise EventError(f"status: must be an HTTP status, timeout or reset, not {self.status!r}")
         if isinstance(self.status, int) and not 100 <= self.status <= 599:
             raise EventError(f"status: must be an HTTP status from 100 to 599, not {self.status}")
+        if self.loss is not None and not 0 <= self.loss <= 1:
+            raise EventError(f"loss: must be from 0 to 1, not {self.loss:g}")
         if self.latency_ms is not None and not self.latency_ms >= 0:
             raise EventError(f"latency_ms: must be 0 or more, not {self.latency_ms:g}")
 
@@ -85,6 +89,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             refused=400 <= code < 500,
             latency_ms=self.latency_ms,
             prediction=prediction,
+            loss=None if code >= 400 else self.loss,
         )
 
     def seen(self, ended: float) -> Seen:

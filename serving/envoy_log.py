@@ -23,6 +23,7 @@ LOG_FIELDS = {
     "answered": "%COMMON_DURATION(US_RX_BEG:US_RX_END:us)%",
     "took": "%COMMON_DURATION(DS_RX_BEG:US_RX_END:us)%",
     "prediction": "%RESP(X-PROMOTE-PREDICTION)%",
+    "loss": "%RESP(X-PROMOTE-LOSS)%",
     "copy": "%REQ(X-PROMOTE-COPY)%",
 }
 """One line of the access log, read by `monitoring/access_log.py`; durations are null where their end never came.

@@ -19,7 +19,7 @@ from serving.runtime.exchange import Array, BadRequestError, Stage
 from serving.runtime.open_inference_binary import from_bytes, to_bytes
 from serving.runtime.open_inference_model import NotFoundError, OpenModel
 from serving.runtime.open_inference_tensors import Output, from_json, json_data
-from serving.runtime.prediction_header import told_of
+from serving.runtime.prediction_header import LOSS, loss_of, told_of
 from serving.runtime.routes import JSON, Asked, Protocol, Reply
 
 _PATH = re.compile("/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -160,6 +160,7 @@ class OpenInference:
             told["id"] = request.id
         pieces[0] = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
         predicted = told_of(outputs[0].values) if outputs else ()
+        predicted += tuple(header for output in outputs if output.name == LOSS for header in loss_of(output.values))
         if len(pieces) == 1:
             return Reply(pieces[0], 200, (JSON, *predicted))
         length = str(len(pieces[0])).encode()

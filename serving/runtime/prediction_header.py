@@ -16,6 +16,11 @@ from serving.runtime.exchange import Array, Predictions, Written
 
 _NAME = b"x-promote-prediction"
 
+LOSS = "promote_loss"
+"""An output of this name is the model's own word of how bad its answer is, from 0 to 1 in each row."""
+
+_LOSS_NAME = b"x-promote-loss"
+
 _MOST_VALUES = 16
 
 _MOST_CHARACTERS = 64
@@ -32,8 +37,26 @@ Header = tuple[bytes, bytes]
 def told(predictions: Predictions | Written) -> tuple[Header, ...]:
     """The header, or nothing where the answer is of a kind that cannot be told in short."""
     if isinstance(predictions, Written):
-        return _of_values(_first(predictions.outputs))
-    return told_of(next(iter(predictions.columns.values())))
+        return (*_of_values(_first(predictions.outputs)), *_loss_written(predictions.outputs))
+    first = told_of(next(iter(predictions.columns.values())))
+    return (*first, *loss_of(predictions.columns[LOSS])) if LOSS in predictions.columns else first
+
+
+def loss_of(array: Array) -> tuple[Header, ...]:
+    """The mean of the losses; nothing where they are no numbers from 0 to 1."""
+    if array.dtype.kind not in "biuf" or not array.size or not ((array >= 0) & (array <= 1)).all():
+        return ()
+    return ((_LOSS_NAME, b"%.6g" % array.mean()),)
+
+
+def _loss_written(outputs: Any) -> tuple[Header, ...]:
+    """Of an answer that MLflow wrote."""
+    if not isinstance(outputs, Mapping) or LOSS not in outputs:
+        return ()
+    try:
+        return loss_of(np.asarray(outputs[LOSS]))
+    except ValueError:
+        return ()
 
 
 def told_of(array: Array) -> tuple[Header, ...]:

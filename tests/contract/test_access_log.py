@@ -263,6 +263,8 @@ def test_what_was_seen_before_is_the_ruler_of_a_rollout(
     assert sum(sum(arm) for block in blocks for arm in block.predictions or ()) == sum(
         arm.requests - arm.errors for block in blocks for arm in (block.stable, block.candidate)
     )
+    losses = [arm for block in blocks for arm in block.losses or ()]
+    assert (sum(arm.requests for arm in losses), sum(arm.total for arm in losses)) == (20, 5.0)
 
 
 def test_several_envoys_feed_one_rollout(

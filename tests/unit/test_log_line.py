@@ -181,3 +181,21 @@ def test_an_attempt_behind_a_shield_is_for_one_revision(revision: str | None, na
     entry = read(cluster="churn-v2~shielded", revision=revision)
     assert (revision_of(entry), is_shielding(entry)) == (named, shielding)
     assert record_of(entry, PATIENCE_MS).arm is Arm.CANDIDATE
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.25", 0.25), ("0", 0.0), ("1", 1.0), (None, None), ("1.5", None), ("nan", None), ("x", None)]
+)
+def test_a_loss_is_a_number_from_0_to_1_or_nothing(text: str | None, value: float | None) -> None:
+    assert record(loss=text).loss == value
+    again = Record.read("team/ro", json.loads(json.dumps(record(loss=text).state())))
+    assert again == record(loss=text)
+
+
+def test_what_failed_has_no_loss() -> None:
+    assert record(code=500, loss="0.25").loss is None
+    assert record(code=400, loss="0.25").loss is None
+
+
+def test_a_record_that_was_kept_before_there_were_losses_is_read() -> None:
+    assert Record.read("team/ro", record(loss="0.25").state()[:-1]) == record()

@@ -57,6 +57,27 @@ def test_long_words_are_told_by_fewer_of_them() -> None:
     assert 1 <= len(found) < 16
 
 
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        (np.array([0.25]), b"0.25"),
+        (np.array([0.0, 1.0, 1.0]), b"0.666667"),
+        (np.array([True, False]), b"0.5"),
+        (np.array([0.5, 1.5]), None),
+        (np.array([-0.1]), None),
+        (np.array([np.nan, 0.5]), None),
+        (np.array(["0.5"]), None),
+        (np.array([]), None),
+    ],
+)
+def test_an_output_named_so_is_told_as_the_mean_loss(losses: Any, text: bytes | None) -> None:
+    expected = () if text is None else ((b"x-promote-loss", text),)
+    frame = Predictions({"score": np.array([0.5] * len(losses)), "promote_loss": losses}, len(losses), frame=True)
+    assert told(frame)[-1:] == expected or (text is None and b"x-promote-loss" not in dict(told(frame)))
+    written = told(Written(b"{}", outputs={"score": ["x"], "promote_loss": losses.tolist()}))
+    assert tuple(header for header in written if header[0] == b"x-promote-loss") == expected
+
+
 def test_the_first_output_is_told() -> None:
     frame = Predictions({"score": np.array([0.5]), "label": np.array([1])}, 1, frame=True)
     assert values(told(frame)) == [0.5]

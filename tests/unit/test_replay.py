@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,30 @@ def test_every_kind_of_candidate_gets_its_verdict(how: dict[str, Any], verdict: 
     assert last["verdict"] == verdict, last["reason"]
     assert blamed in last["reason"]
     assert last["weight"] == {"pass": 100, "fail": 0}[verdict]
+
+
+LOSSES = ReplayPolicy(replace(QUICK.analysis, weight_errors=0.2, weight_loss=0.1), QUICK.ramp)
+
+
+@pytest.mark.parametrize(("worse", "verdict"), [(0.0, "pass"), (0.15, "fail")])
+def test_a_loss_that_answers_tell_is_compared_where_the_policy_asks(worse: float, verdict: str) -> None:
+    """Mean losses of 0.2 and so much more, of answers that are alike else."""
+    dice = random.Random(7)
+    events = [
+        {**one, "loss": min(1.0, dice.random() * 0.4 + worse * (one["arm"] == "candidate"))} for one in canary(20)
+    ]
+    last = decided(events, LOSSES)[-1]
+    assert last["verdict"] == verdict, last["reason"]
+    assert ("mean loss above the stable one" in last["reason"]) is bool(worse)
+    assert last["metrics"]["loss"]["stable"]["bad"] / last["metrics"]["loss"]["stable"]["n"] == pytest.approx(0.2, 0.1)
+    assert "loss" not in decided(events[:4_000])[-1]["metrics"], "the policy does not ask"
+
+
+def test_a_candidate_that_tells_no_loss_is_not_proved_good_enough() -> None:
+    events = [{**one, "loss": 0.2 if one["arm"] == "stable" else None} for one in canary(20, count=6_000)]
+    last = decided(events, LOSSES)[-1]
+    assert last["verdict"] == "more"
+    assert "mean loss below" in last["reason"]
 
 
 def test_a_decision_has_every_number() -> None:
