@@ -25,6 +25,7 @@ from pipelines.policy import Policy
 from pipelines.reconcile import expected
 from pipelines.refusal import Code, CommandError, from_registry
 from pipelines.rollout import FINAL, Event, Goal, Intent, Origin, Phase, Rollout
+from pipelines.shadowing import ahead
 from pipelines.status import previous_versions
 from pipelines.store import History, Inbox, RolloutStore
 from registry_hooks.model_version import Change, Channel, ChannelKind, ModelVersion, VersionDetails
@@ -198,7 +199,8 @@ class Commands:
             seen, rate = self.blocks.seen(model), self.blocks.rate(model)
         known = usual(rules.analysis, seen, _measured(self.store.rollouts(model, _LOOK_BACK)))
         found = plan(rules.analysis, rules.steps, known, rate, rules.step_min_seconds, rules.step_max_seconds)
-        return found.sentence, (*foreseen(rules.analysis, found.steps, known), *found.warnings)
+        first = ahead(rules.shadow, found.seconds)
+        return f"{first}{found.sentence}", (*foreseen(rules.analysis, found.steps, known), *found.warnings)
 
     def _describe(self, version: ModelVersion) -> VersionDetails:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from monitoring.judgement import Verdict
+from monitoring.plan import duration, rounded
 from monitoring.shadow_judgement import ShadowJudgement, judge_pairs
 from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from pipelines.rollout import Rollout
@@ -20,6 +21,16 @@ def wanted(policy: ShadowPolicy, canary_seconds: float | None) -> bool:
     if policy.mode is ShadowMode.AUTO:
         return canary_seconds is not None and canary_seconds > policy.long_canary_seconds
     return policy.mode is not ShadowMode.OFF
+
+
+def ahead(policy: ShadowPolicy, canary_seconds: float | None) -> str:
+    """What a plan says of copies before it tells of the canary; empty where there will be none."""
+    if not wanted(policy, canary_seconds):
+        return ""
+    longest = duration(policy.max_seconds)
+    if policy.mode is ShadowMode.INSTEAD:
+        return f"Copies of requests, for {longest} at most, and where they prove too little, a canary. "
+    return f"First copies of about {rounded(policy.requests)} requests, for {longest} at most. "
 
 
 def shadow_judgement(rollout: Rollout) -> ShadowJudgement | None:

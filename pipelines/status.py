@@ -15,6 +15,7 @@ from monitoring.trail import METRICS, Point
 from pipelines.advance import judgement
 from pipelines.live import Live, Warm
 from pipelines.rollout import FINAL, GateResult, Goal, Phase, Rollout
+from pipelines.shadowing import shadow_judgement
 from registry_hooks.model_version import Channel
 from serving.revision import Revision
 from serving.router import Route
@@ -87,6 +88,39 @@ class EvidenceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentStatus:
+    """Rows for which the stable revision decided alike, as the candidate answered them."""
+
+    decision: str
+    rows: int
+    changed: float | None
+    """Share of its decisions that are other ones."""
+    difference: float | None
+    """Mean of what its numbers are larger by."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowStatus:
+    """What copies of requests told of the candidate."""
+
+    verdict: str
+    reason: str
+    requests: int
+    """That both revisions answered."""
+    uncompared: int
+    """Requests of the same time that they did not both answer."""
+    worse: float
+    """That the candidate is worse: a share of what is needed."""
+    enough: float
+    """That it is good enough for all traffic without a canary, in the same way."""
+    changed: float | None
+    """Share of decisions that are other ones,"""
+    changed95: tuple[float, float] | None
+    """and where it lies with 95 %."""
+    segments: tuple[SegmentStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutStatus:
     """One rollout."""
 
@@ -119,6 +153,8 @@ class RolloutStatus:
     evidence: EvidenceStatus | None
     serving: str | None = None
     """How the candidate is served: compiled, with what proves it, or as it is, and why."""
+    shadow: ShadowStatus | None = None
+    """From the shadow stage, where there was one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +255,7 @@ def rollout_status(rollout: Rollout) -> RolloutStatus:
         gates=rollout.gates,
         evidence=_evidence(rollout),
         serving=str(rollout.proof) if rollout.proof else None,
+        shadow=_shadow(rollout),
     )
 
 
@@ -287,6 +324,23 @@ def _evidence(rollout: Rollout) -> EvidenceStatus | None:
         said.alarms,
         tuple(map(_moment, rollout.evidence.trail.points())),
         said.notes,
+    )
+
+
+def _shadow(rollout: Rollout) -> ShadowStatus | None:
+    said = shadow_judgement(rollout)
+    if said is None:
+        return None
+    return ShadowStatus(
+        said.verdict.value,
+        said.reason,
+        said.pairs,
+        said.missing,
+        said.log_e_worse / said.log_threshold_worse,
+        said.progress,
+        said.changed,
+        said.changed95,
+        tuple(SegmentStatus(one.name, one.rows, one.changed, one.difference) for one in said.segments),
     )
 
 

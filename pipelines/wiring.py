@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
-from monitoring.access_log import AccessLogBlocks
+from monitoring.access_log import AccessLogBlocks, ReadingPolicy
 from monitoring.apprise_notify import AppriseNotifier
 from monitoring.drift_gauges import DriftGauges
 from monitoring.evidently_drift import EvidentlyDrift
@@ -116,7 +116,9 @@ class Installation:
 
     @cached_property
     def blocks(self) -> AccessLogBlocks:
-        blocks = AccessLogBlocks(self.gateway.files.access_log, self.home / "blocks", self.gateway.reopen_log)
+        reading = ReadingPolicy(timeout_seconds=self.gateway_settings.request_seconds)
+        log, home = self.gateway.files.access_log, self.home / "blocks"
+        blocks = AccessLogBlocks(log, home, self.gateway.reopen_log, reading=reading)
         LogCounters(blocks.counters, self.metrics)
         return blocks
 

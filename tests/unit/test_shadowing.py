@@ -21,6 +21,8 @@ from pipelines.advance import advance, deadline
 from pipelines.live import Live, upkeep
 from pipelines.reconcile import SetWeights, reconcile
 from pipelines.rollout import Goal, Phase, Rollout, RolloutPolicy, Seen
+from pipelines.shadowing import ahead
+from pipelines.status import rollout_status
 from serving.revision import RevisionState, Weights
 from serving.router import Route
 from tests.unit.test_rollout import (
@@ -175,6 +177,31 @@ def test_a_paused_stage_goes_on_copying_and_a_bad_candidate_does_not_wait() -> N
 )
 def test_what_ends_a_rollout_ends_the_stage(changes: dict[str, object]) -> None:
     assert advance(shadowing(), replace(copied(), **changes), NOW).phase is Phase.ROLLING_BACK  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("policy", "canary_seconds", "said"),
+    [
+        (ShadowPolicy(), 60.0, ""),
+        (ShadowPolicy(), 7200.0, "First copies of about 500 requests, for 30 min at most. "),
+        (ShadowPolicy(ShadowMode.BEFORE, requests=20), None, "First copies of about 20 requests, for 30 min at most. "),
+        (
+            ShadowPolicy(ShadowMode.INSTEAD),
+            None,
+            "Copies of requests, for 30 min at most, and where they prove too little, a canary. ",
+        ),
+    ],
+)
+def test_a_plan_tells_of_copies(policy: ShadowPolicy, canary_seconds: float | None, said: str) -> None:
+    assert ahead(policy, canary_seconds) == said
+
+
+def test_the_status_tells_what_copies_told() -> None:
+    told = rollout_status(advance(shadowing(), copied(3, bad=True), NOW)).shadow
+    assert told is not None
+    assert (told.requests, told.uncompared, told.verdict, told.enough) == (3, 0, "more", 0.0)
+    assert told.worse > 0
+    assert rollout_status(rollout(Phase.PROGRESSING)).shadow is None
 
 
 def test_whoever_gets_copies_is_not_stopped() -> None:
