@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 
 import pytest
 
+from monitoring.shadow_policy import ShadowPolicy
 from pipelines.rollout import Phase
-from tests.simulation.world import Broken, Bugs, World
+from tests.simulation.events import promote
+from tests.simulation.world import POLICY, Broken, Bugs, World
 
 WORLDS = int(os.environ.get("PROMOTE_WORLDS", "3000"))
 CHUNK = 100
@@ -41,3 +44,19 @@ def test_no_world_breaks_an_invariant(first: int, caplog: pytest.LogCaptureFixtu
     seeds = [int(only)] if only else range(first, first + CHUNK)
     visited = set[Phase]().union(*(play(seed) for seed in seeds))
     assert only or visited >= {*Phase} - {Phase.SUCCEEDED, Phase.FAILED, Phase.HALTED}
+
+
+@pytest.mark.parametrize(("rate", "copies"), [(1.0, True), (1000.0, False), (None, False)])
+def test_copies_come_first_where_traffic_is_low(rate: float | None, copies: bool) -> None:
+    world = World(1)
+    world.unrest = 0.0
+    world.policy = replace(world.policy, rollout=replace(POLICY, shadow=ShadowPolicy(long_canary_seconds=600.0)))
+    world.blocks.rates = {} if rate is None else {world.model: rate}
+    world.play(40)
+    for _ in range(5):
+        promote(world)
+        for _ in range(40):
+            world.pass_time(2.0)
+            world.round()
+    assert Phase.PROGRESSING in world.visited
+    assert (Phase.SHADOWING in world.visited) is copies
