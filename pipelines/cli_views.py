@@ -126,6 +126,8 @@ def rollout_view(rollout: Json) -> Group:
     rows: list[Text | Table | Group] = [head]
     if rollout["evidence"]:
         rows.append(_evidence(rollout["evidence"]))
+    elif rollout.get("shadow"):
+        rows.append(_copies(rollout["shadow"]))
     if rollout["reason"]:
         rows.append(Text(rollout["reason"], style="dim"))
     if rollout["serving"] and rollout["serving"] != rollout["reason"]:
@@ -144,6 +146,22 @@ def _evidence(evidence: Json) -> Group:
     rows: list[Table | Text] = [table, *(Text(f"held up: {alarm}", style="yellow") for alarm in evidence["alarms"])]
     rows += [Text(note, style="dim") for note in evidence.get("notes", ())]
     return Group(*rows, *charts(evidence["trail"]))
+
+
+def _copies(shadow: Json) -> Group:
+    """What copies told: all together, and the answers by what the stable version decided."""
+    table = Table(box=None, header_style="dim")
+    for title in ("copies", "worse", "good enough", "requests"):
+        table.add_column(title)
+    table.add_row("", _bar(shadow["worse"], "red"), _bar(shadow["enough"], "green"), f"{shadow['requests']:,}")
+    segments = Table(box=None, header_style="dim")
+    for title in ("decided", "rows", "otherwise", "difference"):
+        segments.add_column(title)
+    for one in shadow["segments"]:
+        changed = "" if one["changed"] is None else f"{one['changed']:.1%}"
+        difference = "" if one["difference"] is None else f"{one['difference']:+.3g}"
+        segments.add_row(escape(one["decision"]), f"{one['rows']:,}", changed, difference)
+    return Group(table, *([segments] if shadow["segments"] else []))
 
 
 def _metric_row(metric: Json) -> Iterable[Text | ProgressBar]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from datetime import timedelta
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from monitoring.blocks import Arm
 from monitoring.filling import Folding, Record
@@ -18,6 +21,7 @@ from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.shadow_reading import Shadows, answer_of
 from monitoring.shadow_rows import rows
 from pipelines.advance import advance, deadline
+from pipelines.cli_views import rollout_view
 from pipelines.live import Live, upkeep
 from pipelines.reconcile import SetWeights, reconcile
 from pipelines.rollout import Goal, Phase, Rollout, RolloutPolicy, Seen
@@ -202,6 +206,17 @@ def test_the_status_tells_what_copies_told() -> None:
     assert (told.requests, told.uncompared, told.verdict, told.enough) == (3, 0, "more", 0.0)
     assert told.worse > 0
     assert rollout_status(rollout(Phase.PROGRESSING)).shadow is None
+
+
+def test_the_terminal_shows_answers_by_what_the_stable_version_decided() -> None:
+    good = Answer(error=False, refused=False, latency_ms=9.0)
+    pairs = tuple(Paired(good, good, (Row("[churns]", changed, 0.25),)) for changed in (True, False))
+    stage = advance(shadowing(), replace(copied(), pairs=(ShadowBlock(1, "r", pairs),)), NOW)
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(rollout_view(asdict(rollout_status(stage))))
+    shown = console.export_text()
+    assert re.search(r"\[churns\] +2 +50\.0% +\+0\.25", shown)
+    assert "50.0% of the decisions are other ones" in shown
 
 
 def test_whoever_gets_copies_is_not_stopped() -> None:
