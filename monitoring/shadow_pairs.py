@@ -63,7 +63,7 @@ class Pairing:
         if record.assigned <= self._frontier:
             self.counts["overdue"] += 1
         elif len(self._known) >= self._most:
-            self.counts["unfollowed"] += record.arm is Arm.STABLE
+            self.counts["unfollowed"] += record.arm is Arm.STABLE and record.decided is not None
         else:
             return True
         return False

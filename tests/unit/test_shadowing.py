@@ -297,7 +297,8 @@ def test_records_that_come_again_count_once() -> None:
 
 
 def test_what_is_waited_for_is_bounded() -> None:
-    made = pairing(*(half(str(n), Arm.STABLE, float(n)) for n in range(1, 8)), most=5)
+    halves = ((half(str(n), Arm.STABLE, float(n)), half(str(n), Arm.STABLE, float(n), n + 0.1)) for n in range(1, 8))
+    made = pairing(*(record for both_lines in halves for record in both_lines), most=5)
     assert made.counts == {"unfollowed": 2}
     assert told(made, 100.0) == (0, 5)
     assert told(pairing(*both("later", 200.0)), 300.0) == (1, 0)
