@@ -34,9 +34,15 @@ ROUNDS = 20
 class Passing:
     """Gates that pass, and nobody to tell alerts to."""
 
-    def run(self, rollout: Rollout, candidate: RevisionStatus | None) -> tuple[GateResult, ...] | None:
-        del candidate
+    def run(
+        self, rollout: Rollout, candidate: RevisionStatus | None, stable: RevisionStatus | None
+    ) -> tuple[GateResult, ...] | None:
+        del candidate, stable
         return () if rollout.phase in (Phase.CHECKING, Phase.PROVING) else None
+
+    def progress(self, rollout: Rollout) -> str:
+        del rollout
+        return ""
 
     def notify(self, alert: Alert) -> None:
         del alert

@@ -221,7 +221,7 @@ def _shadowing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
 def _gated(rollout: Rollout, seen: Seen, then: Phase, now: datetime) -> Rollout:
     """Record the gates of this phase; the first one that fails ends the rollout."""
     if seen.gates is None:
-        return rollout
+        return replace(rollout, reason=seen.gates_progress or rollout.reason)
     rollout = replace(rollout, gates=(*rollout.gates, *seen.gates))
     failed = next((gate for gate in seen.gates if not gate.passed), None)
     if failed is not None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import httpx
 
+from pipelines.replaying import Replays
 from pipelines.rollout import GateResult, Phase, Rollout
 from registry_hooks.registry import ModelRegistry, RegistryError, UnknownVersion
 from serving.revision import RevisionStatus
@@ -18,24 +19,38 @@ from serving.revision import RevisionStatus
 class Gates(Protocol):
     """The gates of a phase."""
 
-    def run(self, rollout: Rollout, candidate: RevisionStatus | None) -> tuple[GateResult, ...] | None:
-        """Results of every gate that belongs to the rollout's phase; None where they could not be run."""
+    def run(
+        self, rollout: Rollout, candidate: RevisionStatus | None, stable: RevisionStatus | None
+    ) -> tuple[GateResult, ...] | None:
+        """Results of every gate that belongs to the rollout's phase; None where they could not be run, or still run."""
+        ...
+
+    def progress(self, rollout: Rollout) -> str:
+        """How far a gate is that takes long; empty where there is nothing to tell."""
         ...
 
 
 class StandardGates:
     """What every version has to pass: registered in full before the build, answering rightly before traffic."""
 
-    def __init__(self, registry: ModelRegistry, client: httpx.Client) -> None:
+    def __init__(self, registry: ModelRegistry, client: httpx.Client, replays: Replays) -> None:
         self._registry = registry
         self._client = client
+        self._replays = replays
 
-    def run(self, rollout: Rollout, candidate: RevisionStatus | None) -> tuple[GateResult, ...] | None:
+    def run(
+        self, rollout: Rollout, candidate: RevisionStatus | None, stable: RevisionStatus | None
+    ) -> tuple[GateResult, ...] | None:
         if rollout.phase is Phase.CHECKING:
             return self._registered(rollout)
         if rollout.phase is Phase.PROVING and candidate is not None and candidate.addresses:
-            return self._serving(rollout, candidate)
+            return self._proved(rollout, candidate, stable)
+        if rollout.phase is not Phase.PROVING:
+            self._replays.forget(rollout)
         return None
+
+    def progress(self, rollout: Rollout) -> str:
+        return self._replays.progress(rollout)
 
     def _registered(self, rollout: Rollout) -> tuple[GateResult, ...] | None:
         try:
@@ -46,6 +61,16 @@ class StandardGates:
             return None
         ready = details.status == "READY"
         return (GateResult("registered", passed=ready, detail=f"MLflow says {details.status}"),)
+
+    def _proved(
+        self, rollout: Rollout, candidate: RevisionStatus, stable: RevisionStatus | None
+    ) -> tuple[GateResult, ...] | None:
+        """Nothing is replayed on a candidate that does not even answer as itself."""
+        serving = self._serving(rollout, candidate)
+        if serving is None or not all(gate.passed for gate in serving):
+            return serving
+        replayed = self._replays.results(rollout, candidate, stable)
+        return None if replayed is None else (*serving, *replayed)
 
     def _serving(self, rollout: Rollout, candidate: RevisionStatus) -> tuple[GateResult, ...] | None:
         """The candidate itself says who it is, whether it has a signature and what its warm-up gave."""

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import DriftPolicy
 from monitoring.policy_section import Positive, made, model, section
+from monitoring.replay_gate_policy import ReplayGatePolicy
 from monitoring.replay_policy import ANALYSIS, Chance
 from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.written import DURATION_SCHEMA, MalformedError, Mistake, mistakes, read_mapping, seconds
@@ -105,7 +106,7 @@ CHANNELS = model(
 ROLLOUT = section(
     "Rollout",
     RolloutPolicy,
-    without=("settings", "analysis", "shadow"),
+    without=("settings", "analysis", "replay", "shadow"),
     steps=tuple[Annotated[int, Field(ge=1, le=100)], ...],
     step_max_seconds=Positive,
     wide_margin=Chance,
@@ -114,6 +115,13 @@ ROLLOUT = section(
     ready_seconds=Positive,
     promote_seconds=Positive,
     pause_seconds=Positive,
+)
+REPLAY = section(
+    "Replay",
+    ReplayGatePolicy,
+    max_seconds=Positive,
+    request_seconds=Positive,
+    most_changed=Chance | None,
 )
 SHADOW = section(
     "Shadow",
@@ -155,6 +163,7 @@ FILE = model(
     require=(tuple[AnyChannel, ...], (), "Channels that a version must be or have been in before it goes live."),
     on_empty=(OnEmpty, OnEmpty.KEEP, "When nobody holds the live channel: keep the traffic, or remove the model."),
     rollout=(ROLLOUT, ROLLOUT(), "How a rollout goes."),
+    replay=(REPLAY, REPLAY(), "Whether a candidate answers logged requests before any other."),
     shadow=(SHADOW, SHADOW(), "Whether a candidate answers copies of requests before it gets any."),
     analysis=(ANALYSIS, ANALYSIS(), "What is tolerated of a candidate, and how sure a decision has to be."),
     serving=(SERVING, SERVING(), "How the model runs."),
@@ -202,13 +211,16 @@ def _policy(found: Any, wrong: list[Mistake]) -> Policy:
     """The values; what a dataclass itself refuses is added to `wrong`, and its defaults stand in."""
     rollout = made(RolloutPolicy, found.rollout, "rollout", wrong)
     analysis = made(AnalysisPolicy, found.analysis, "analysis", wrong)
+    replay = made(ReplayGatePolicy, found.replay, "replay", wrong)
     shadow = made(ShadowPolicy, found.shadow, "shadow", wrong)
     return Policy(
         live=Channel.parse(found.channels.live),
         pre_live=Channel.parse(found.channels.pre_live) if found.channels.pre_live else None,
         on_empty=found.on_empty,
         require=tuple(Channel.parse(channel) for channel in found.require),
-        rollout=replace(rollout, analysis=analysis, shadow=shadow, settings=_settings(found.serving, wrong)),
+        rollout=replace(
+            rollout, analysis=analysis, replay=replay, shadow=shadow, settings=_settings(found.serving, wrong)
+        ),
         drift=made(DriftPolicy, found.drift, "drift", wrong) if found.drift.enabled else None,
     )
 
@@ -228,6 +240,9 @@ def _impossible(found: Any) -> Iterator[Mistake]:
     if found.rollout.step_min > found.rollout.step_max:
         times = f"{found.rollout.step_max:g} s, not {found.rollout.step_min:g} s"
         yield Mistake("rollout.step_min", f"must not be above step_max, {times}")
+    if found.replay.max >= found.rollout.ready:
+        times = f"{found.rollout.ready:g} s, not {found.replay.max:g} s"
+        yield Mistake("replay.max", f"must be below rollout.ready, {times}")
     if found.channels.pre_live == found.channels.live:
         yield Mistake("channels.pre_live", f"must be another channel than live, not {found.channels.live} too")
     if found.channels.live in found.require:

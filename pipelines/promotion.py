@@ -123,7 +123,10 @@ class Promotion:
 
     def _see(self, rollout: Rollout, world: World, holders: frozenset[int] | None, asked: Sequence[Intent]) -> Seen:
         missing = rollout.claimed and holders is not None and rollout.version.version not in holders
-        candidate = world.revisions.get(rollout.candidate.id) if world.revisions and rollout.candidate else None
+        candidate, stable = (
+            world.revisions.get(one.id) if world.revisions and one else None
+            for one in (rollout.candidate, rollout.stable)
+        )
         return Seen(
             image=self._image(rollout) if rollout.phase is Phase.BUILDING else None,
             revisions=world.revisions,
@@ -131,7 +134,8 @@ class Promotion:
             holders=holders,
             gone=missing and self._gone(rollout.version),
             stable_gone=self._stable_gone(rollout, holders),
-            gates=self._ports.gates.run(rollout, candidate),
+            gates=self._ports.gates.run(rollout, candidate, stable),
+            gates_progress=self._ports.gates.progress(rollout),
             blocks=self._blocks(rollout),
             pairs=self._pairs(rollout),
             canary_seconds=self._canary_seconds(rollout),

@@ -15,6 +15,7 @@ from enum import StrEnum
 from monitoring.analysis import Evidence
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import Block
+from monitoring.replay_gate_policy import ReplayGatePolicy
 from monitoring.shadow_blocks import ShadowBlock
 from monitoring.shadow_evidence import ShadowEvidence
 from monitoring.shadow_policy import ShadowPolicy
@@ -157,7 +158,8 @@ class RolloutPolicy:
     """Refuse versions without a model signature."""
     settings: RevisionSettings = RevisionSettings()
     analysis: AnalysisPolicy = AnalysisPolicy()
-    shadow: ShadowPolicy = field(default_factory=ShadowPolicy)
+    replay: ReplayGatePolicy = ReplayGatePolicy()
+    shadow: ShadowPolicy = ShadowPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,8 @@ class GateResult:
     name: str
     passed: bool
     detail: str = ""
+    data: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """What it rests on, in JSON's own types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +288,8 @@ class Seen:
     """The same of the stable version, where it would have to be put back."""
     gates: tuple[GateResult, ...] | None = None
     """Results of the gates that belong to the phase, where they were run."""
+    gates_progress: str = ""
+    """How far a gate is that takes long."""
     blocks: tuple[Block, ...] | None = None
     """Settled blocks after the last one in the evidence."""
     pairs: tuple[ShadowBlock, ...] | None = None

@@ -36,11 +36,12 @@ from pipelines.controller import Controller, Pace
 from pipelines.drift_job import DriftJob
 from pipelines.drift_runs import DriftRuns
 from pipelines.drift_schedule import DriftSchedule
-from pipelines.gates import StandardGates
+from pipelines.gates import Gates, StandardGates
 from pipelines.mlflow_server import MlflowServer
 from pipelines.overview import Overview
 from pipelines.policies import Policies
 from pipelines.promotion import Ports, Promotion
+from pipelines.replaying import Replays
 from pipelines.settings import Settings
 from pipelines.sql_store import SqlStore
 from registry_hooks.logged_sample import LoggedSamples
@@ -234,21 +235,23 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
         samples = LoggedSamples(lambda: reference, lambda version: registry.describe(version).run_id)
         builder = LocalImageBuilder(installation.home, registry, compile_seconds=seconds, samples=samples)
         left.callback(builder.close)
-        client = left.enter_context(httpx.Client())
-        controller = _controller(installation, name, _ports(installation, builder, client), schedule)
+        replays = Replays(installation.settings.predictions)
+        left.callback(replays.close)
+        gates = StandardGates(registry, left.enter_context(httpx.Client()), replays)
+        controller = _controller(installation, name, _ports(installation, builder, gates), schedule)
         installation.controller = controller
         left.callback(setattr, installation, "controller", None)
         controller.run(stop)
 
 
-def _ports(installation: Installation, builder: LocalImageBuilder, client: httpx.Client) -> Ports:
+def _ports(installation: Installation, builder: LocalImageBuilder, gates: Gates) -> Ports:
     return Ports(
         registry=installation.registry,
         builder=builder,
         target=installation.target(),
         router=installation.router,
         blocks=installation.blocks,
-        gates=StandardGates(installation.registry, client),
+        gates=gates,
         rollouts=installation.store,
         notifier=installation.notifier,
     )

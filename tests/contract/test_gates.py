@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from pipelines.gates import StandardGates
+from pipelines.replaying import Replays
 from pipelines.rollout import Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
 from registry_hooks.model_version import Channel, ModelVersion
 from serving.local import LocalTarget
@@ -49,13 +51,13 @@ def registry() -> FakeRegistry:
 
 @pytest.fixture
 def gates(registry: FakeRegistry) -> Iterator[StandardGates]:
-    with httpx.Client() as client:
-        yield StandardGates(registry, client)
+    with httpx.Client() as client, closing(Replays("nowhere")) as replays:
+        yield StandardGates(registry, client, replays)
 
 
 def failed(gates: StandardGates, tried: Rollout, candidate: RevisionStatus | None = None) -> dict[str, str] | None:
     """Why, by the name of each gate that failed; None where the gates could not be run."""
-    results = gates.run(tried, candidate)
+    results = gates.run(tried, candidate, None)
     return None if results is None else {gate.name: gate.detail for gate in results if not gate.passed}
 
 

@@ -93,11 +93,16 @@ class WholeController:
     def problem(self, model: str) -> str | None:
         return self.trouble if model in self.models else None
 
-    def run(self, rollout: Rollout, candidate: RevisionStatus | None) -> tuple[GateResult, ...] | None:
+    def run(
+        self, rollout: Rollout, candidate: RevisionStatus | None, stable: RevisionStatus | None
+    ) -> tuple[GateResult, ...] | None:
         """The gates: those on the running candidate fail for the versions in `refused`."""
         if rollout.phase is Phase.PROVING:
             return (GateResult("answers", passed=rollout.version.version not in self.refused, detail="as chosen"),)
         return (GateResult("registered", passed=True),) if rollout.phase is Phase.CHECKING else None
+
+    def progress(self, rollout: Rollout) -> str:
+        return ""
 
     def _aliased(self) -> set[str]:
         return self.models if self.policy.live.kind is ChannelKind.ALIAS else set()

@@ -56,11 +56,14 @@ analysis:
   margin_points: 0.05
   latency_slack_ms: 10
 """
+CANARY = "shadow: {mode: off}\nreplay: {requests: 0}"
+"""Nothing but clients' requests tells what is wrong with a candidate."""
 MORE = {
-    "*": "shadow: {mode: off}",
-    "strict-*": "shadow: {mode: off}\nrequire: [Staging]",
-    "shadow-*": "shadow: {mode: before, requests: 60, max: 5m}",
-    "alias-*": "shadow: {mode: off}\nchannels: {live: '@champion', pre_live: '@challenger'}",
+    "*": CANARY,
+    "strict-*": f"{CANARY}\nrequire: [Staging]",
+    "shadow-*": "shadow: {mode: before, requests: 60, max: 5m}\nreplay: {requests: 0}",
+    "replay-*": "shadow: {mode: off}",
+    "alias-*": f"{CANARY}\nchannels: {{live: '@champion', pre_live: '@challenger'}}",
 }
 """What the policies of some models say besides, by the pattern of their names."""
 
@@ -132,15 +135,20 @@ class Loop:
             [PROGRAM, *arguments], env=self.environment(), capture_output=True, text=True, timeout=timeout, check=False
         )
 
-    def register(self, model: str, *, fails: float = 0.0, factor: float = 1.0, code: str = "") -> int:
-        """A new version of `model` that fails on a share `fails` of its requests (never for x = 0), or runs `code`."""
-        return self._register(model, code or MODEL_CODE.format(share=fails, factor=factor))
+    def register(
+        self, model: str, *, fails: float = 0.0, factor: float = 1.0, code: str = "", example: float = 0.0
+    ) -> int:
+        """A new version of `model` that fails on a share `fails` of its requests (never for x = 0), or runs `code`.
 
-    def _register(self, model: str, source: str) -> int:
+        Its signature has the type of `example`.
+        """
+        return self._register(model, code or MODEL_CODE.format(share=fails, factor=factor), example)
+
+    def _register(self, model: str, source: str, example: float) -> int:
         code = self.home / "code" / f"{model}-{time.time_ns()}.py"
         code.parent.mkdir(exist_ok=True)
         code.write_text(source)
-        rows = pd.DataFrame({"x": [0.0]})
+        rows = pd.DataFrame({"x": [example]})
         mlflow.set_tracking_uri(self.mlflow_url)
         with warnings.catch_warnings(), mlflow.start_run():
             warnings.simplefilter("ignore")

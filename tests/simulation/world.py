@@ -211,12 +211,17 @@ class World:
     def aliased(self) -> list[str]:
         return [self.model] if self.model in self.registry.models else []
 
-    def run(self, rollout: Rollout, candidate: RevisionStatus | None) -> tuple[GateResult, ...] | None:
+    def run(
+        self, rollout: Rollout, candidate: RevisionStatus | None, stable: RevisionStatus | None
+    ) -> tuple[GateResult, ...] | None:
         """The gates: fail for the versions that were chosen to fail."""
         if rollout.phase not in (Phase.CHECKING, Phase.PROVING):
             return None
         bad = rollout.phase is Phase.PROVING and rollout.version.version in self.gate_fails
         return (GateResult("chosen", passed=not bad, detail="chosen to fail" if bad else ""),)
+
+    def progress(self, rollout: Rollout) -> str:
+        return ""
 
     def notify(self, alert: Alert) -> None:
         self.alerts.append(alert)

@@ -14,6 +14,7 @@ import yaml
 import pipelines
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import Action, DriftPolicy
+from monitoring.replay_gate_policy import ReplayGatePolicy
 from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.written import seconds
 from pipelines.policy import OnEmpty, Policy, PolicyError
@@ -258,12 +259,36 @@ def test_the_schema_refuses_what_an_editor_can_see(text: str) -> None:
 
 def test_every_field_has_a_key_with_words() -> None:
     parts = schema()["$defs"]
-    made_of = {"Rollout": RolloutPolicy, "Shadow": ShadowPolicy, "Serving": RevisionSettings, "Drift": DriftPolicy}
+    made_of = {
+        "Rollout": RolloutPolicy,
+        "Replay": ReplayGatePolicy,
+        "Shadow": ShadowPolicy,
+        "Serving": RevisionSettings,
+        "Drift": DriftPolicy,
+    }
+    others = {"settings", "analysis", "replay", "shadow"}
     for name, cls in made_of.items():
-        keys = {field.name.removesuffix("_seconds") for field in fields(cls)} - {"settings", "analysis", "shadow"}
+        keys = {field.name.removesuffix("_seconds") for field in fields(cls)} - others
         assert keys <= parts[name]["properties"].keys()
         worded = [key for key, about in parts[name]["properties"].items() if "description" in about or "$ref" in about]
         assert set(worded) == set(parts[name]["properties"])
+
+
+def test_a_replay_gate_is_written_as_it_is_called(tmp_path: Path) -> None:
+    file = tmp_path / "churn.yaml"
+    file.write_text("model: churn\nreplay: {requests: 50, max: 2m, most_failed: 1, values: false}\n")
+    expected = ReplayGatePolicy(requests=50, max_seconds=120.0, most_failed=1, values=False)
+    assert read_policy(file).policy.rollout.replay == expected
+
+
+@pytest.mark.parametrize(
+    "wrong", ["requests: -1", "max: 0s", "max: 10m", "request: 0s", "most_changed: 1.5", "latency_tolerance: -1"]
+)
+def test_a_wrong_replay_gate_is_named(tmp_path: Path, wrong: str) -> None:
+    file = tmp_path / "churn.yaml"
+    file.write_text(f"model: churn\nreplay: {{{wrong}}}\n")
+    with pytest.raises(PolicyError, match=f"replay.{wrong.partition(':')[0]}"):
+        read_policy(file)
 
 
 @pytest.mark.parametrize("mode", [mode.value for mode in ShadowMode])
