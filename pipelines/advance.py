@@ -14,11 +14,14 @@ from monitoring.analysis import Evidence, fold
 from monitoring.judgement import Judgement, Verdict, judge
 from monitoring.ramp import climbs
 from monitoring.shadow_evidence import ShadowEvidence, fold_pairs
-from pipelines.reconcile import again, registry_actions
+from pipelines.reconcile import again, registry_agrees, told
 from pipelines.rollout import FINAL, Goal, Inconclusive, Intent, Phase, Rollout, RolloutPolicy, Seen
 from pipelines.shadowing import is_over, shadow_judgement, spares_canary, wanted
 from serving.image import BuildState
 from serving.revision import Revision, RevisionState
+
+_LOOK_SECONDS = 30.0
+"""What was seen of the registry is not older than this."""
 
 
 def advance(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
@@ -27,7 +30,7 @@ def advance(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
         return rollout
     rollout = _absorb(rollout, seen)
     if rollout.phase in FINAL:
-        return _settle(rollout, seen)
+        return _settle(rollout, seen, now)
     if rollout.phase is Phase.ROLLING_BACK:
         return _rolling_back(rollout, seen, now)
     if (why := _interruption(rollout, seen, now)) is not None:
@@ -358,13 +361,15 @@ def _back_in_force(rollout: Rollout, seen: Seen) -> bool:
     return route is not None and route.step == rollout.tag and not seen.share(rollout.candidate)
 
 
-def _settle(rollout: Rollout, seen: Seen) -> Rollout:
+def _settle(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     """Nothing is left to do once the registry shows the outcome, or does not concern us any more.
 
-    While transitions are withheld, only a rollout that is not settled knows its own writes among them.
+    While transitions are withheld, only a rollout that is not settled knows its own writes among them. Where the
+    channel is another one soon after the outcome was told, a person has changed it, or it was looked at before.
     """
-    told = seen.holders is not None or rollout.superseded
-    if registry_actions(rollout, seen) == () and told and not seen.withheld:
+    known = seen.holders is not None or rollout.superseded
+    changed = told(rollout) and (now - rollout.entered).total_seconds() >= _LOOK_SECONDS
+    if (changed or registry_agrees(rollout, seen)) and known and not seen.withheld:
         return replace(rollout, settled=True)
     return rollout
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipelines.live import Live
-from pipelines.reconcile import expected
+from pipelines.reconcile import expected, told
 from pipelines.rollout import Goal, Intent, Origin, Rollout
 from registry_hooks.model_version import Change, Channel, ModelVersion, Transition
 
@@ -42,7 +42,7 @@ def wish(transition: Transition, managed: Managed, now: datetime) -> Intent | No
 
 def emptied(channel: Channel, live: Live | None, holders: Iterable[int], rollouts: Iterable[Rollout]) -> bool:
     """Whether the live channel is empty although something is live and nothing is under way."""
-    under_way = any(rollout.intent.channel == channel for rollout in rollouts)
+    under_way = any(rollout.intent.channel == channel and not told(rollout) for rollout in rollouts)
     return live is not None and live.stable is not None and not under_way and not set(holders)
 
 

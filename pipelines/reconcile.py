@@ -120,13 +120,32 @@ def expected(rollout: Rollout) -> frozenset[tuple[ModelVersion, Channel, Change]
 
 
 def registry_actions(rollout: Rollout, seen: Seen) -> tuple[Assign | Annotate, ...]:
-    """What the registry does not show yet. Empty once a final rollout is told in full."""
+    """What has to be done in the registry.
+
+    The outcome is told last. From then on the channel is what people make of it, also before the rollout is settled.
+    """
+    outcome = rollout.phase in (Phase.SUCCEEDED, Phase.FAILED)
+    blind = seen.holders is None and not rollout.superseded and rollout.intent.goal is not Goal.READY
+    return () if told(rollout) or (outcome and blind) else _not_shown(rollout, seen)
+
+
+def registry_agrees(rollout: Rollout, seen: Seen) -> bool:
+    """Whether the registry shows all that it should."""
+    return _not_shown(rollout, seen) == ()
+
+
+def _not_shown(rollout: Rollout, seen: Seen) -> tuple[Assign | Annotate, ...]:
     moved_on = rollout.intent.goal is Goal.READY and seen.holders is not None and rollout.claimed
     if moved_on and rollout.version.version not in (seen.holders or ()):
         return ()
     if seen.gone:
         return _channel(rollout, seen) if rollout.phase is Phase.FAILED else ()
     return (*_channel(rollout, seen), *_tags(rollout))
+
+
+def told(rollout: Rollout) -> bool:
+    """Whether the registry shows the outcome."""
+    return rollout.phase in FINAL and _tags(rollout) == ()
 
 
 def _image(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:

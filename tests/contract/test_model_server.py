@@ -262,12 +262,12 @@ def test_what_was_served_and_nothing_private_is_in_the_prediction_log(moody: Sco
 
 def test_log_lines_name_the_request_and_its_trace(moody: ScoringServer) -> None:
     mood(moody, "raise", x_request_id="in-the-log", traceparent=f"00-{TRACE}-{SPAN}-01")
-    (line,) = [line for line in lines(moody) if line.get("request_id") == "in-the-log"]
+    (line,) = until(lambda: [line for line in lines(moody) if line.get("request_id") == "in-the-log"])
     told = {"level": "info", "logger": "serving.runtime.access", "trace_id": TRACE, "span_id": SPAN, "status": 500}
     assert told.items() <= line.items()
     assert line["cause"] == "model"
     mood(moody, "fine", x_request_id="without-a-trace", traceparent="00-nonsense")
-    (line,) = [line for line in lines(moody) if line.get("request_id") == "without-a-trace"]
+    (line,) = until(lambda: [line for line in lines(moody) if line.get("request_id") == "without-a-trace"])
     assert "trace_id" not in line
 
 

@@ -11,7 +11,19 @@ from monitoring.analysis import Evidence
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from pipelines.advance import advance, deadline
-from pipelines.reconcile import Annotate, Assign, Build, RemoveRoute, SetWeights, Start, expected, reconcile
+from pipelines.intents import emptied
+from pipelines.live import Live
+from pipelines.reconcile import (
+    Annotate,
+    Assign,
+    Build,
+    RemoveRoute,
+    SetWeights,
+    Start,
+    expected,
+    reconcile,
+    registry_actions,
+)
 from pipelines.rollout import FINAL, GateResult, Goal, Inconclusive, Intent, Origin, Phase, Rollout, RolloutPolicy, Seen
 from registry_hooks.model_version import Change, Channel, ModelVersion
 from serving.image import BuildState, ImageStatus
@@ -289,10 +301,25 @@ def test_a_superseded_rollout_leaves_the_channel_to_the_newer_intent() -> None:
 def test_a_final_rollout_is_settled_once_the_registry_tells_the_same() -> None:
     failed = rollout(Phase.FAILED)
     note = next(a for a in reconcile(failed, seen(holders=frozenset({6}))) if isinstance(a, Annotate))
-    told = replace(failed, annotated=note.digest)
+    told = replace(failed, annotated=note.digest, entered=LATER)
     assert not advance(told, seen(), LATER).settled
+    assert advance(told, seen(), LATER + timedelta(minutes=1)).settled
     assert advance(told, seen(holders=frozenset({6})), LATER).settled
     assert not advance(told, seen(holders=None), LATER).settled
+
+
+@pytest.mark.parametrize(("phase", "right"), [(Phase.SUCCEEDED, 7), (Phase.FAILED, 6)])
+def test_once_the_outcome_is_told_the_channel_is_what_people_make_of_it(phase: Phase, right: int) -> None:
+    over, empty = rollout(phase), seen(holders=frozenset())
+    assert [action for action in reconcile(over, seen(holders=None)) if isinstance(action, Annotate)] == []
+    *_, put_in, note = reconcile(over, empty)
+    assert put_in == Assign(ModelVersion("churn", right), PRODUCTION)
+    assert isinstance(note, Annotate)
+    told = replace(over, annotated=note.digest)
+    assert registry_actions(told, empty) == ()
+    live = Live("churn", PRODUCTION, CANDIDATE, NOW)
+    assert not emptied(PRODUCTION, live, [], [over])
+    assert emptied(PRODUCTION, live, [], [told])
 
 
 def test_own_writes_are_known_from_the_saved_state_alone() -> None:
