@@ -1,9 +1,10 @@
 """The whole story on one machine, told and checked as it goes: ``make demo``.
 
-A first model goes live from an empty channel, a better one replaces it, a faulty one is taken back, and a
-change of the customers is noticed. Real parts only: MLflow with SQLite, Envoy, model servers, requests. Every
-figure is counted by the callers or read from the product's history. A story that does not come true ends
-with exit code 1 and says what did not. ``KEEP=1 make demo`` leaves everything running afterwards.
+A first model goes live from an empty channel, a better one replaces it, a faulty one is stopped before it meets
+anybody, one that answers the wrong way round is taken back, and a change of the customers is noticed. Real parts
+only: MLflow with SQLite, Envoy, model servers, requests. Every figure is counted by the callers or read from the
+product's history. A story that does not come true ends with exit code 1 and says what did not. ``KEEP=1 make demo``
+leaves everything running afterwards.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def set_up(home: Path) -> Stage:
 
 def tell(stage: Stage) -> None:
     begin(stage)
-    endings = [first(stage), better(stage), faulty(stage)]
+    endings = [first(stage), better(stage), faulty(stage), reversed_(stage)]
     changed(stage)
     tell_figures(stage, endings)
 
@@ -107,9 +108,26 @@ def better(stage: Stage) -> Ended:
 
 def faulty(stage: Stage) -> Ended:
     teller = stage.teller
-    teller.chapter("Version 3 looks as good, fails for some customers, and is taken back")
-    stable, version = stage.live(), stage.train("faulty")
+    teller.chapter("Version 3 looks as good, fails for some customers, and never meets one")
+    version = stage.train("faulty")
     teller.say("Its encoder never met the customers of one region, and no check of its author did either")
+    ended = _taken_back(stage, version)
+    teller.check(ended.first_request is None, "the last logged requests were enough: no caller's reached it")
+    return ended
+
+
+def reversed_(stage: Stage) -> Ended:
+    teller = stage.teller
+    teller.chapter("Version 4 answers everything, the wrong way round, and is taken back")
+    version = stage.train("reversed")
+    teller.say("In its author's extract 1 meant 'stays'; its hold-out says the same, and nothing fails")
+    ended = _taken_back(stage, version)
+    teller.check(ended.seen.served_by(version) > 0, f"{ended.seen.served_by(version):,} requests were enough to see it")
+    return ended
+
+
+def _taken_back(stage: Stage, version: int) -> Ended:
+    teller, stable = stage.teller, stage.live()
     teller.say("Somebody moves it to Production in MLflow")
     ended = stage.move(version)
     teller.check(ended.rollout["phase"] == "failed", f"version {version} is taken back: {ended.rollout['reason']}")
@@ -120,8 +138,7 @@ def faulty(stage: Stage) -> Ended:
     wait_for(lambda: stage.alerts(f"{MODEL} {version} failed"), 30.0, "an alert about the rollout")
     teller.alert(stage.alerts(f"{MODEL} {version} failed")[0]["title"])
     stage.await_alone(stable)
-    told = f"{ended.seen.failures:,} of {ended.seen.total:,} requests failed, all of them at version {version}"
-    teller.check(set(ended.seen.failed) == {str(version)}, told)
+    teller.check(ended.seen.failures == 0, f"{ended.seen.total:,} requests in the meantime, none failed")
     return ended
 
 
@@ -154,9 +171,7 @@ def tell_figures(stage: Stage, endings: list[Ended]) -> None:
         ["version", "first request", "verdict", "", "by stable", "by candidate", "failed", "stage in MLflow"],
         [_row(ended, stage.stage_of(ended.version)) for ended in endings],
     )
-    blamed = sum(ended.seen.failures for ended in endings)
-    told = f"{seen.total:,} requests in {teller.seconds():.0f} s, {seen.failures:,} failed, all in version 3's canary"
-    teller.check(seen.failures == blamed, told)
+    teller.check(seen.failures == 0, f"{seen.total:,} requests in {teller.seconds():.0f} s, none failed")
 
 
 def _row(ended: Ended, now: str) -> list[str]:
