@@ -1,87 +1,67 @@
-"""What logging a prediction costs in CPU time, writing included.
+"""What share of the throughput logging every prediction costs, at full speed.
 
-Requests come at a steady rate in turns of the length of a busy event loop's, with and without the log, round by round.
-The difference of the process's CPU time is what the log costs: taking note, making tables, writing files, and what
-both threads lose to each other. Throughput with and without the log is measured on whole servers, in
-`benchmarks.serving`. Run it with `python -m benchmarks.prediction_log`.
+Two servers of each compiled model, one with the prediction log, asked in turn for the same rows; what comes first
+changes from pair to pair. The client is wrk, and shares the machine's cores with the server and with the process that
+writes the log. Run it with `python -m benchmarks.prediction_log`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
-import time
-from dataclasses import asdict, dataclass
-from statistics import median
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
 
-import numpy as np
+from benchmarks.peers import load
+from benchmarks.peers.plans import compile_plan
+from benchmarks.peers.servers import COMPILED, LOGGED, Running, running
+from benchmarks.serving import HOME, MODELS, bodies, expected
 
-from serving.prediction_log import Origin, PredictionLog, Served
-
-RATE = 8000
-"""Requests a second, of one row each."""
-
-SECONDS = 4.0
-ROUNDS = 5
-TURN = 0.001
-"""Seconds between turns of the loop."""
-
-NUMBERS, WORDS = 12, 2
-"""Columns of a request."""
-
-_REQUESTS = 4000
-"""Different requests: enough that none is still in the processor's cache when it comes again."""
+CLIENTS = (1, 16, 64)
+ROUNDS = int(os.environ.get("ROUNDS", "15"))
+SECONDS = float(os.environ.get("SECONDS", "2"))
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Of the log, by request."""
-
-    requests: int
-    dropped: int
-    note_us: float
-    """CPU time on the event loop."""
-    total_us: float
-    """CPU time of the process."""
+def measure() -> dict[str, object]:
+    """Per model and clients: the share of requests per second that is lost, in percent."""
+    load.required()
+    with tempfile.TemporaryDirectory() as folder:
+        return {name: _model(name, Path(folder)) for name in MODELS}
 
 
-def measure(rounds: int = ROUNDS, seconds: float = SECONDS, rate: int = RATE) -> Cost:
-    """Medians over `rounds` rounds of `seconds` each."""
-    requests = [_request(number) for number in range(_REQUESTS)]
-    notes, totals, written, dropped = [], [], 0, 0
-    for _ in range(rounds):
-        bare_note, bare_total = _round(None, requests, seconds, rate)
-        with tempfile.TemporaryDirectory() as folder:
-            log = PredictionLog(folder, Origin("benchmark", 1, "benchmark-v1"))
-            note, total = _round(log, requests, seconds, rate)
-        notes.append(note - bare_note)
-        totals.append(total - bare_total)
-        written, dropped = written + log.written, dropped + log.dropped
-    return Cost(written, dropped, round(median(notes) * 1e6, 2), round(median(totals) * 1e6, 2))
+def _model(name: str, folder: Path) -> dict[str, object]:
+    model = MODELS[name](name, folder / name)
+    compile_plan(model.folder)
+    answers = expected(model)
+    with ExitStack() as stack:
+        bare, logged = (stack.enter_context(running(one, HOME, model, 1, answers)) for one in (COMPILED, LOGGED))
+        rows = bodies(COMPILED, model, 1, folder)
+        return {f"{clients} clients": _lost(bare, logged, rows, clients) for clients in CLIENTS}
 
 
-def _request(number: int) -> Served:
-    random = np.random.default_rng(number)
-    numbers = {f"number_{i}": random.normal(size=1) for i in range(NUMBERS)}
-    words = {f"word_{i}": np.array([("basic", "gold", "silver")[(number + i) % 3]], object) for i in range(WORDS)}
-    return Served(f"{number:032x}", time.time(), "live", None, 0.5, numbers | words, random.integers(0, 2, 1), 1)
+def _lost(bare: Running, logged: Running, rows: Path, clients: int) -> dict[str, Any]:
+    print(f"  {clients} clients", flush=True)
+    pairs = [_pair(bare, logged, rows, clients, number) for number in range(ROUNDS)]
+    lost = [100 * (1 - with_log / without) for without, with_log in pairs]
+    low, _, high = quantiles(lost, n=4)
+    return {
+        "lost_percent": round(median(lost), 1),
+        "quartiles": [round(low, 1), round(high, 1)],
+        "without_log": round(median(without for without, _ in pairs)),
+        "with_log": round(median(with_log for _, with_log in pairs)),
+        "pairs": ROUNDS,
+    }
 
 
-def _round(log: PredictionLog | None, requests: list[Served], seconds: float, rate: int) -> tuple[float, float]:
-    """Seconds of CPU time per request: on this thread, and of the process until all is written."""
-    began, note, total, made = time.perf_counter(), 0.0, time.process_time(), 0
-    while (passed := time.perf_counter() - began) < seconds:
-        due, before = int(passed * rate), time.thread_time()
-        for number in range(made, due):
-            served = requests[number % _REQUESTS]
-            if log is not None:
-                log.put(served)
-        note, made = note + time.thread_time() - before, due
-        time.sleep(TURN)
-    if log is not None:
-        log.close()
-    return note / made, (time.process_time() - total) / made
+def _pair(bare: Running, logged: Running, rows: Path, clients: int, number: int) -> tuple[float, float]:
+    order: Sequence[Running] = (bare, logged) if number % 2 else (logged, bare)
+    rates = {one.server.name: load.run(one.url, rows, clients, SECONDS).requests_per_second for one in order}
+    return rates[bare.server.name], rates[logged.server.name]
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure()), indent=1))
+    print(json.dumps(measure(), indent=1))

@@ -25,6 +25,7 @@ PARTS = (
     "loop",
     "canary_errors",
     "canary_family",
+    "prediction_log",
     "serving",
 )
 """Modules with a function ``measure``, the quick ones first."""

@@ -51,12 +51,12 @@ def measure() -> dict[str, object]:
 def _model(name: str, folder: Path) -> dict[str, object]:
     model = MODELS[name](name, folder / name)
     why = compile_plan(model.folder)
-    expected = _expected(model)
+    answers = expected(model)
     figures: dict[str, Any] = {"plan": why}
     cores = os.cpu_count() or 1
     for workers in sorted({1, cores} if name == "light" and SEVERAL else {1}):
         loads = LOADS if workers == 1 else ((64, 1),)
-        figures[f"{workers} worker{'s' * (workers > 1)}"] = _side_by_side(model, expected, workers, loads, folder)
+        figures[f"{workers} worker{'s' * (workers > 1)}"] = _side_by_side(model, answers, workers, loads, folder)
     return figures
 
 
@@ -92,10 +92,10 @@ def _rounds(
     up: Sequence[Running], model: Trained, clients: int, rows: int, folder: Path
 ) -> Iterator[tuple[Running, dict[str, float]]]:
     seen: dict[str, list[load.Figures]] = {one.server.name: [] for one in up}
-    bodies = {one.server.name: _bodies(one.server, model, rows, folder) for one in up}
+    sent = {one.server.name: bodies(one.server, model, rows, folder) for one in up}
     for _ in range(ROUNDS):
         for one in up:
-            seen[one.server.name].append(load.run(one.url, bodies[one.server.name], clients, SECONDS))
+            seen[one.server.name].append(load.run(one.url, sent[one.server.name], clients, SECONDS))
     for one in up:
         runs = seen[one.server.name]
         yield one, _medians(runs)
@@ -113,11 +113,11 @@ def _medians(runs: Sequence[load.Figures]) -> dict[str, float]:
 def _half(one: Running, model: Trained, told: Mapping[str, Any], folder: Path) -> dict[str, float]:
     """Latency at half of what 64 clients can get at most."""
     most = told["64 clients, 1 rows"]["requests_per_second"]
-    bodies = _bodies(one.server, model, 1, folder)
-    return _medians([load.run(one.url, bodies, 64, SECONDS, rate=most / 2) for _ in range(ROUNDS)])
+    sent = bodies(one.server, model, 1, folder)
+    return _medians([load.run(one.url, sent, 64, SECONDS, rate=most / 2) for _ in range(ROUNDS)])
 
 
-def _bodies(server: Server, model: Trained, rows: int, folder: Path) -> Path:
+def bodies(server: Server, model: Trained, rows: int, folder: Path) -> Path:
     path = folder / f"{model.name}-{server.name.replace(' ', '-')}-{rows}.jsonl"
     if not path.exists():
         parts = [model.rows[first : first + rows] for first in range(0, len(model.rows), rows)]
@@ -143,7 +143,7 @@ def _ratios(told: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     return ratios
 
 
-def _expected(model: Trained) -> list[Any]:
+def expected(model: Trained) -> list[Any]:
     frame = pd.DataFrame(model.rows[:20], columns=list(model.columns)).infer_objects()
     return [float(value) for value in np.asarray(mlflow.pyfunc.load_model(str(model.folder)).predict(frame)).ravel()]
 
