@@ -25,6 +25,7 @@ from typing import Any
 from monitoring.block_store import BlockStore, Counted, OutrunError, Progress, Saved
 from monitoring.blocks import ArmCount, Block, BlockError, Scale, Seen
 from monitoring.bursts import spread_of
+from monitoring.entities import Entities
 from monitoring.filling import Folding
 from monitoring.folder import Folder
 from monitoring.log_entry import Entry, entries
@@ -132,6 +133,7 @@ class AccessLogBlocks:
             self._forgotten |= {rollout}
             self._prepared.discard(rollout)
             self._numbers.pop(rollout, None)
+            self._entities.pop(rollout, None)
             self._save(forget=(rollout,))
 
     def counters(self) -> Mapping[str, int]:
@@ -201,6 +203,9 @@ class AccessLogBlocks:
         self._recent.restore(state.get("stable", {}))
         for model, revision, seen in saved.history:
             self._recent.remember(model, revision, seen)
+        self._entities = dict[str, Entities]()
+        for rollout, met in saved.entities:
+            self._met(rollout).recall(met)
         self._folders = {(f["rollout"], log): self._restored(log, f, saved) for log, f in state.get("folders", ())}
         self._shadows = Shadows(1000.0 * self._policy.timeout_seconds, self._folding, state.get("shadows"))
         self._pending: list[Block] = []
@@ -210,7 +215,10 @@ class AccessLogBlocks:
         key = (state["rollout"], log)
         parts = [part for rollout, number, part in saved.parts if (rollout, number) == key]
         settled = [(each.at, each.ids) for each in saved.counted if (each.rollout, each.log) == key]
-        return Folder.restore(state, parts, settled, self._folding)
+        return Folder.restore(state, parts, settled, self._folding, self._met(state["rollout"]))
+
+    def _met(self, rollout: str) -> Entities:
+        return self._entities.setdefault(rollout, Entities())
 
     def _save(self, forget: tuple[str, ...] = ()) -> None:
         """Make everything read so far count; what failed before is counted with it."""
@@ -226,6 +234,7 @@ class AccessLogBlocks:
             self._recent.take_new(),
             self._recent.superfluous(),
             self._shadows.take_new(),
+            [(rollout, new) for rollout, entities in self._entities.items() if (new := entities.take_new())],
             forget,
             now - self._folding.memory_seconds,
         )
@@ -297,7 +306,7 @@ class AccessLogBlocks:
     def _folder(self, rollout: str, log: int) -> Folder:
         folder = self._folders.get((rollout, log))
         if folder is None:
-            folder = self._folders[rollout, log] = Folder(rollout, self._folding)
+            folder = self._folders[rollout, log] = Folder(rollout, self._folding, self._met(rollout))
             self._share_ruler(rollout)
         return folder
 
@@ -349,6 +358,7 @@ COUNTERS = {
     "undecided": "Requests of a shadow stage whose client left, or whose copy was not sent; no pair.",
     "unfollowed": "Requests of a shadow stage that came while too many others were waited for; no pair.",
     "overdue": "Records of a shadow stage that came when later requests were told, or twice; dropped.",
+    "familiar": "Requests of entities that had been counted already; no unit.",
     "shielded": "Requests that failed on the candidate and were answered by the stable revision.",
 }
 """Every counter of reading, and what it means."""

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from math import log
 
 from monitoring.analysis_policy import AnalysisPolicy
-from monitoring.blocks import ArmCount, Block
+from monitoring.blocks import ArmCount, Block, Familiar
 from monitoring.bursts import Bursts, as_unit
+from monitoring.entities import broken
 from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, log_sum, opened
 from monitoring.latency_evidence import PARTS, LatencyEvidence
 from monitoring.prediction_evidence import PredictionEvidence
@@ -63,6 +64,8 @@ class Evidence:
     """Id of the last block that was taken in; 0 before the first."""
     failed: int | None = None
     """Id of the block that proved the candidate worse; nothing but the counts changes from there on."""
+    familiar: tuple[Familiar, Familiar] = (Familiar(), Familiar())
+    """What becomes of entities that do not count any more."""
 
     @classmethod
     def start(cls, policy: AnalysisPolicy, steps: tuple[int, ...], shares: tuple[int, ...] = ()) -> Evidence:
@@ -106,7 +109,8 @@ def _after(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence
     if evidence.failed is not None:
         return counted
     told = _told(policy, counted, block)
-    failed = block.id if log_e_worse(policy, told) >= log(1 / policy.alpha_rollback) else None
+    worse = log_e_worse(policy, told) >= log(1 / policy.alpha_rollback) or broken(told.familiar)
+    failed = block.id if worse else None
     return replace(told, failed=failed, trail=told.trail.after(_point(policy, told), last=failed is not None))
 
 
@@ -119,6 +123,8 @@ def _told(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
     """Every metric with what the block says of it."""
     if block.bursts is not None:
         return warned(policy, evidence, block.bursts)
+    if block.familiar is not None:
+        return replace(evidence, familiar=block.familiar)
     if block.latency is not None:
         evidence = _with_latency(policy, evidence, block)
     if block.predictions is not None:

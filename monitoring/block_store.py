@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS paired (
     rollout TEXT NOT NULL, id INTEGER NOT NULL, block BLOB NOT NULL, PRIMARY KEY (rollout, id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counted (rollout TEXT NOT NULL, log INTEGER NOT NULL, at REAL NOT NULL, ids TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS entities (rollout TEXT NOT NULL, met TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS parts (
     rollout TEXT NOT NULL, log INTEGER NOT NULL, number INTEGER NOT NULL, part BLOB NOT NULL,
     PRIMARY KEY (rollout, log, number)
@@ -75,6 +76,8 @@ class Saved:
     """Rollout, log and part, in order."""
     history: list[tuple[str, str, list[Seen]]]
     """Model, revision, and what was seen of it, oldest first."""
+    entities: list[tuple[str, list[str]]]
+    """Rollout, and what `Entities.take_new` gave, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class Progress:
     superfluous: Collection[tuple[str, str]] = ()
     """Models and revisions whose history is dropped."""
     pairs: Sequence[ShadowBlock] = ()
+    entities: Sequence[tuple[str, list[str]]] = ()
+    """Rollout, and what came to be known of its entities."""
     forget: Collection[str] = ()
     """Rollouts that are dropped."""
     settled_before: float = 0.0
@@ -122,8 +127,11 @@ class BlockStore:
             parts = [(rollout, log, _parts.decode(part)) for rollout, log, part in rows]
             rows = database.execute("SELECT model, revision, seen FROM history ORDER BY rowid")
             history = [(model, revision, _seen.decode(seen)) for model, revision, seen in rows]
+            rows = database.execute("SELECT rollout, met FROM entities ORDER BY rowid")
+            entities = [(rollout, met.split("\n")) for rollout, met in rows]
         state = msgspec.json.decode(text)
-        return Saved(serial, state if state.get("version") == _VERSION else {}, forgotten, counted, parts, history)
+        state = state if state.get("version") == _VERSION else {}
+        return Saved(serial, state, forgotten, counted, parts, history, entities)
 
     def save(self, serial: int, progress: Progress) -> int:
         """All of it or nothing; the next serial. `OutrunError` where `serial` is not the stored one."""
@@ -141,11 +149,14 @@ class BlockStore:
             _keep_counted(database, progress)
             _keep_parts(database, progress)
             _keep_history(database, progress)
+            met = [(rollout, "\n".join(new)) for rollout, new in progress.entities]
+            database.executemany("INSERT INTO entities VALUES (?, ?)", met)
             for rollout in progress.forget:
                 database.execute("DELETE FROM settled WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM paired WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM counted WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM parts WHERE rollout = ?", (rollout,))
+                database.execute("DELETE FROM entities WHERE rollout = ?", (rollout,))
                 database.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (rollout,))
         return serial + 1
 

@@ -61,6 +61,15 @@ class Losses:
     """Sum of what they said, from 0 to 1 each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Familiar:
+    """Entities of one arm that were counted before and answered well, and have asked again in the last minute."""
+
+    entities: int = 0
+    failing: int = 0
+    """Whose last request failed or was refused."""
+
+
 Shares = tuple[float, ...]
 """What one arm predicted in one block: its requests per category of the reference, a request of many rows in parts."""
 
@@ -87,6 +96,9 @@ class Block:
     bursts: float | None = None
     """How many times as much as by chance the stable revision's failures varied before the rollout; said once, where it
     is more than that, by a block without requests."""
+    familiar: tuple[Familiar, Familiar] | None = None
+    """What becomes of entities that do not count any more, on the stable revision and on the candidate; said now and
+    then, by a block without requests."""
 
 
 @dataclass(frozen=True, slots=True)

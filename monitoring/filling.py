@@ -65,6 +65,8 @@ class Record:
     """The replica that served it."""
     loss: float | None = None
     """How bad the answer was by its own word, from 0 to 1; None where it said nothing."""
+    entity: str = ""
+    """Digest of what it was assigned by; empty where it was assigned by itself."""
 
     def latency(self, unending: float) -> float:
         """Milliseconds; `unending` where it did not end."""
@@ -76,19 +78,19 @@ class Record:
         """As JSON, short; `read` takes it."""
         told = [self.request_id, self.step, self.arm, self.assigned]
         if self.decided is None:
-            return told
+            return [*told, self.entity] if self.entity else told
         flags = self.error + 2 * self.abandoned + 4 * self.refused
-        return [*told, self.decided, flags, self.latency_ms, self.prediction, self.host, self.loss]
+        return [*told, self.decided, flags, self.latency_ms, self.prediction, self.host, self.loss, self.entity]
 
     @classmethod
     def read(cls, rollout: str, state: Sequence[Any]) -> Record:
         request_id, step, arm, assigned, *rest = state
-        if not rest:
-            return cls(request_id, rollout, step, Arm(arm), assigned)
-        decided, flags, latency, values, host, *loss = rest
+        if len(rest) <= 1:
+            return cls(request_id, rollout, step, Arm(arm), assigned, entity="".join(rest))
+        decided, flags, latency, values, host, *later = rest
         outcome = (bool(flags & 1), bool(flags & 2), bool(flags & 4), latency)
         prediction = None if values is None else tuple(values)
-        return cls(request_id, rollout, step, Arm(arm), assigned, decided, *outcome, prediction, host, *loss)
+        return cls(request_id, rollout, step, Arm(arm), assigned, decided, *outcome, prediction, host, *later)
 
 
 @dataclass(slots=True)

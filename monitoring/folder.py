@@ -23,7 +23,8 @@ from dataclasses import astuple, replace
 from math import inf, isfinite
 from typing import Any
 
-from monitoring.blocks import Arm, ArmCount, Block, Scale
+from monitoring.blocks import Arm, ArmCount, Block, Familiar, Scale
+from monitoring.entities import Entities
 from monitoring.filling import (
     Filling,
     Folding,
@@ -45,12 +46,14 @@ class Folder:
     What has been emitted depends on the records and the times given to `advance` alone.
     """
 
-    def __init__(self, rollout: str, policy: Folding | None = None) -> None:
+    def __init__(self, rollout: str, policy: Folding | None = None, entities: Entities | None = None) -> None:
+        """`entities` are those of all logs of the rollout, which know and keep them together."""
         self.rollout = rollout
+        self._entities = entities or Entities()
         self.policy = policy or Folding()
         self.ruler: Ruler | None = None
         self.counts = Counter[str]()
-        """Records that were put right: repeated, stale, disordered, late and shielded ones; see `add`."""
+        """Records that were put right: repeated, stale, disordered, late, shielded and familiar ones; see `add`."""
         self.ruled = inf
         """Blocks opened after this are scored."""
         self._scale = Scale()
@@ -100,10 +103,23 @@ class Folder:
             self.counts["repeated"] += 1
         elif record.assigned < self._now - self.policy.memory_seconds:
             self.counts["stale"] += 1
+        elif self._entities.met(record.entity):
+            self._pass_over(record)
         else:
             self.counts["late"] += record.assigned <= self._now - self.policy.late_seconds
             self._know(record)
             self._waiting.append((record.assigned, key, self._part))
+
+    def _pass_over(self, record: Record) -> None:
+        """Its entity has been counted by another request."""
+        if record.decided is not None:
+            self.counts["familiar"] += 1
+            self._hear(record)
+
+    def _hear(self, record: Record) -> None:
+        if record.decided is not None and not record.abandoned:
+            bad = record.error or record.refused
+            self._entities.hear(record.arm, record.entity, record.decided, bad=bad)
 
     def _know(self, record: Record) -> None:
         self._known[record.request_id] = record
@@ -123,7 +139,12 @@ class Folder:
             self._close(self._open.over(self.policy))
         settled = self._settle()
         self._forget_old()
-        return tuple(settled)
+        familiar = self._entities.tell(self._now)
+        return (*settled, self._said(familiar)) if familiar else tuple(settled)
+
+    def _said(self, familiar: tuple[Familiar, Familiar]) -> Block:
+        number, self._next = self._next, self._next + 1
+        return Block(number, self.rollout, -1, self._now, self._now, ArmCount(), ArmCount(), familiar=familiar)
 
     def _release(self, horizon: float) -> None:
         self._waiting.sort()
@@ -133,6 +154,13 @@ class Folder:
         del self._waiting[:due]
 
     def _place(self, record: Record, part: int) -> None:
+        if self._entities.met(record.entity):
+            self._pass_over(self._known.pop(record.request_id))
+            if record.decided is not None:
+                self._go([record.request_id])
+            return
+        if record.entity:
+            self._entities.meet(record.entity)
         if self._open is not None:
             over = self._open.over(self.policy)
             if record.assigned >= over:
@@ -162,10 +190,14 @@ class Folder:
             self._last = max(self._last, due)
             settled.append(self._outcomes(due, gone) if number is None else self._latencies(self._closed[number]))
         if gone:
-            self._settled.update(gone)
-            self._recent.append((self._now, gone))
-            self._unkept += gone
+            self._go(gone)
         return settled
+
+    def _go(self, keys: list[str]) -> None:
+        """What is said of these requests from now on is a repetition."""
+        self._settled.update(keys)
+        self._recent.append((self._now, keys))
+        self._unkept += keys
 
     def _first_due(self) -> tuple[float, int | None]:
         """When something is known next: the latencies of a closed block, by its number, or the first one's outcomes."""
@@ -199,6 +231,9 @@ class Folder:
         timed = self._timed == 0
         self._timed = max(self._timed - 1, 0)
         members = [self._known.pop(key) for key in filling.members]
+        for record in members:
+            if record.entity:
+                self._hear(record)
         gone += filling.members
         timeout = self.policy.timeout_seconds
         counts = (count(members, Arm.STABLE, timeout), count(members, Arm.CANDIDATE, timeout))
@@ -288,9 +323,10 @@ class Folder:
         parts: Iterable[Part],
         settled: Iterable[tuple[float, list[str]]],
         policy: Folding | None = None,
+        entities: Entities | None = None,
     ) -> Folder:
         """From its state, its parts from the first needed one on, and what was settled lately and when, in order."""
-        folder = cls(state["rollout"], policy)
+        folder = cls(state["rollout"], policy, entities)
         folder._next, folder._now, folder._last = state["next"], state["now"], state["last"]
         folder._timed, folder._popped, folder._part = state["timed"], state["popped"], state["part"]
         folder.counts = Counter(state["counts"])

@@ -14,6 +14,7 @@ from math import exp, log
 from monitoring.analysis import Evidence, log_e_by_metric, log_e_worse, share_of, smallest_excluded
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount
+from monitoring.entities import broken
 from monitoring.eprocess import Claim, EProcess, Line, Tally
 from monitoring.latency_evidence import ENOUGH, enough_claim
 from monitoring.rate_evidence import gate_claim, worse_claim
@@ -73,6 +74,8 @@ class Judgement:
     """What holds the ramp up, though it is not the candidate's fault."""
     notes: tuple[str, ...] = ()
     """How it was compared, where that is out of the ordinary; holds nothing up."""
+    remarks: tuple[str, ...] = ()
+    """What is good to know of the comparison; nobody is called for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ def judge(policy: AnalysisPolicy, evidence: Evidence, weight: int) -> Judgement:
         metrics=tuple(_readings(policy, evidence, required)),
         alarms=alarms,
         notes=tuple(_notes(policy, evidence)),
+        remarks=tuple(_remarks(evidence)),
     )
 
 
@@ -142,6 +146,12 @@ def _notes(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
             f"the stable revision's failures come in bursts ({why}), so windows of {policy.burst_seconds:g} s are"
             " compared instead of requests, which takes longer"
         )
+
+
+def _remarks(evidence: Evidence) -> Iterator[str]:
+    stable, candidate = evidence.familiar
+    if known := stable.entities + candidate.entities:
+        yield f"{known:,} known entities asked again in the last minute; of each only its first request counts"
 
 
 def _verdict(evidence: Evidence, least: _Required, alarms: tuple[str, ...]) -> Verdict:
@@ -180,7 +190,7 @@ def _reason(
     policy: AnalysisPolicy, evidence: Evidence, verdict: Verdict, goal: int, shown: _Required, alarms: tuple[str, ...]
 ) -> str:
     if verdict is Verdict.FAIL:
-        return _blame(policy, evidence)
+        return _turned(evidence) if broken(evidence.familiar) else _blame(policy, evidence)
     if alarms:
         return f"Held up: {'; '.join(alarms)}"
     if not evidence.stable.requests or not evidence.candidate.requests:
@@ -189,6 +199,14 @@ def _reason(
     opening = "Good enough" if verdict is Verdict.PASS else "Too early to call it good enough"
     odds = _odds(shown.process.log_e, shown.claim.log_threshold)
     return f"{opening} for {where}: {_hoped(policy, shown)} ({odds}); {_counts(policy, evidence, shown.metric)}"
+
+
+def _turned(evidence: Evidence) -> str:
+    stable, candidate = evidence.familiar
+    return (
+        f"Worse: {candidate.failing} of {candidate.entities} entities that were answered well before get no good answer"
+        f" now, {stable.failing} of {stable.entities} of the stable revision"
+    )
 
 
 def _blame(policy: AnalysisPolicy, evidence: Evidence) -> str:

@@ -36,6 +36,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     prediction: str | None = None
     loss: str | None = None
     copy: str | None = None
+    entity: str | None = None
+    """What its client called the entity that it asks for, or the beginning of that."""
 
 
 _entries = msgspec.json.Decoder(Entry, strict=False)

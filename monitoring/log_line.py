@@ -27,6 +27,7 @@ same for both arms, so it favours neither. Nor does a 4xx that the gateway itsel
 from __future__ import annotations
 
 from monitoring.blocks import Arm
+from monitoring.entities import digest
 from monitoring.filling import Record
 from monitoring.log_entry import Entry, loss, prediction
 from serving.envoy import SHIELDED
@@ -93,8 +94,9 @@ def record_of(entry: Entry, patience_ms: float) -> Record:
     if entry.id is None or not rollout:
         raise ValueError("a line of a rollout without its request or step")
     arm = Arm.CANDIDATE if entry.cluster == entry.candidate or shielded(entry) else Arm.STABLE
+    entity = digest(entry.entity) if entry.entity else ""
     if entry.type == STARTED:
-        return Record(entry.id, rollout, int(step), arm, entry.start)
+        return Record(entry.id, rollout, int(step), arm, entry.start, entity=entity)
     error, abandoned, refused = outcome(entry, patience_ms)
     return Record(
         entry.id,
@@ -110,4 +112,5 @@ def record_of(entry: Entry, patience_ms: float) -> Record:
         None if error or refused or abandoned else prediction(entry.prediction),
         entry.host or "",
         None if error or refused or abandoned else loss(entry.loss),
+        entity,
     )

@@ -56,7 +56,6 @@ class Replay:
         self._usual = list[Seen]()
         self._under_way: list[tuple[float, int, Event]] = []
         self._taken = 0
-        self._units: set[str] = set()
         self._now = -inf
         self._said: tuple[object, ...] = ()
 
@@ -94,8 +93,6 @@ class Replay:
         self._now = event.t
         if event.weight and self._ramp is None:
             self._begin()
-        if event.weight and event.unit is not None and self._known(event):
-            return
         if event.weight:
             self._folder.add(event.begun(ROLLOUT, self._step(event.weight)))
             yield from self._advance(event.t)
@@ -109,11 +106,6 @@ class Replay:
         self._folder.measure(scale, History((one.latency_ms, one.prediction) for one in self._usual))
         self.evidence = warned(analysis, self.evidence, spread_of(self._usual).ratio)
         self._ramp = Ramp(since=self._now)
-
-    def _known(self, event: Event) -> bool:
-        seen = event.randomised in self._units
-        self._units.add(event.randomised)
-        return seen
 
     def _step(self, weight: float) -> int:
         return self._shares.index(int(weight)) if weight in self._shares else -1

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from monitoring.blocks import Arm, Seen
+from monitoring.entities import digest
 from monitoring.filling import Record
 from monitoring.ruler import Prediction
 
@@ -59,9 +60,9 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise EventError(f"latency_ms: must be 0 or more, not {self.latency_ms:g}")
 
     @property
-    def randomised(self) -> str:
-        """What the router assigned by chance."""
-        return str(self.id if self.unit is None else self.unit)
+    def entity(self) -> str:
+        """What the router assigned by chance, where that is not the request itself."""
+        return "" if self.unit is None else digest(str(self.unit))
 
     @property
     def ends(self) -> float | None:
@@ -72,7 +73,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def begun(self, rollout: str, step: int) -> Record:
         """What was known of it when it was assigned."""
-        return Record(str(self.id), rollout, step, self.arm, self.t)
+        return Record(str(self.id), rollout, step, self.arm, self.t, entity=self.entity)
 
     def ended(self, rollout: str, step: int) -> Record:
         """What is known of it since it ended."""
@@ -90,6 +91,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             latency_ms=self.latency_ms,
             prediction=prediction,
             loss=None if code >= 400 else self.loss,
+            entity=self.entity,
         )
 
     def seen(self, ended: float) -> Seen:

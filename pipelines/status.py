@@ -323,7 +323,7 @@ def _evidence(rollout: Rollout) -> EvidenceStatus | None:
         tuple(map(_metric, said.metrics)),
         said.alarms,
         tuple(map(_moment, rollout.evidence.trail.points())),
-        said.notes,
+        (*said.notes, *said.remarks),
     )
 
 

@@ -25,6 +25,7 @@ LOG_FIELDS = {
     "prediction": "%RESP(X-PROMOTE-PREDICTION)%",
     "loss": "%RESP(X-PROMOTE-LOSS)%",
     "copy": "%REQ(X-PROMOTE-COPY)%",
+    "entity": "%REQ(X-ENTITY-ID):64%",
 }
 """One line of the access log, read by `monitoring/access_log.py`; durations are null where their end never came.
 

@@ -93,6 +93,12 @@ def settles(source: BlockSource, rollout: str, stable: tuple[int, int], candidat
     assert totals(source, rollout) == wanted
 
 
+def settles_entities(source: AccessLogBlocks, units: int, familiar: int) -> None:
+    until(lambda: sum(arm.requests for arm in totals(source, "ro")) == units)
+    until(lambda: (source.blocks("ro"), source.counters()["familiar"])[1] == familiar)
+    assert sum(arm.requests for arm in totals(source, "ro")) == units
+
+
 def test_every_way_a_request_can_end_counts_once_in_its_arm(
     running: Gateway, upstreams: tuple[Upstream, Upstream], refused: Address, tmp_path: Path
 ) -> None:
@@ -123,6 +129,26 @@ def test_both_arms_of_a_split_share_blocks(
     both = [block for block in source.blocks("ro", 0) if block.stable.requests and block.candidate.requests]
     assert len(both) > 10
     assert all(block.stable.errors == block.candidate.errors == 0 for block in both)
+
+
+def test_of_an_entity_its_first_request_counts_also_after_a_crash(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
+) -> None:
+    serve(running, upstreams[0].address, upstreams[1].address, 50, "ro/0")
+    url = f"{running.url}/models/churn/invocations"
+    names = [f"entity-{number}@example.org" for number in range(20)]
+    with httpx.Client(trust_env=False) as client:
+        for times in range(3):
+            for name in names:
+                assert client.post(url, json={}, headers={"x-entity-id": name}).status_code == 200
+            source = reader(running, tmp_path)
+            settles_entities(source, 20, 20 * times)
+    assert all(arm.requests for arm in totals(source, "ro"))
+    assert any(block.familiar for block in source.blocks("ro"))
+    kept = (tmp_path / "blocks.sqlite3").read_bytes()
+    assert b"example.org" not in kept
+    source.forget("ro")
+    assert reader(running, tmp_path).blocks("ro") == ()
 
 
 def test_only_scoring_requests_count(running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path) -> None:

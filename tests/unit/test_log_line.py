@@ -9,7 +9,7 @@ import pytest
 from monitoring.blocks import Arm
 from monitoring.filling import Record
 from monitoring.log_entry import Entry, entries, prediction
-from monitoring.log_line import is_first, is_shielding, outcome, record_of, revision_of, written_at
+from monitoring.log_line import STARTED, is_first, is_shielding, outcome, record_of, revision_of, written_at
 
 PATIENCE_MS = 1000.0
 ENDED: dict[str, object] = {
@@ -197,5 +197,14 @@ def test_what_failed_has_no_loss() -> None:
     assert record(code=400, loss="0.25").loss is None
 
 
-def test_a_record_that_was_kept_before_there_were_losses_is_read() -> None:
-    assert Record.read("team/ro", record(loss="0.25").state()[:-1]) == record()
+@pytest.mark.parametrize("missing", [1, 2], ids=["entities", "losses"])
+def test_a_record_that_was_kept_before_there_were(missing: int) -> None:
+    assert Record.read("team/ro", record(loss=None).state()[:-missing]) == record()
+
+
+def test_an_entity_is_kept_as_a_digest() -> None:
+    for kind in (STARTED, "UpstreamEnd"):
+        told = record(type=kind, entity="ada@example.org")
+        assert told.entity
+        assert "ada" not in json.dumps(told.state())
+        assert Record.read("team/ro", json.loads(json.dumps(told.state()))) == told
