@@ -23,8 +23,7 @@ PARTS = (
     "shadow",
     "registry_poll",
     "loop",
-    "canary_errors",
-    "canary_family",
+    "canary_targets",
     "prediction_log",
     "serving",
 )
