@@ -358,7 +358,7 @@ COUNTERS = {
     "undecided": "Requests of a shadow stage whose client left, or whose copy was not sent; no pair.",
     "unfollowed": "Requests of a shadow stage that came while too many others were waited for; no pair.",
     "overdue": "Records of a shadow stage that came when later requests were told, or twice; dropped.",
-    "familiar": "Requests of entities that had been counted already; no unit.",
+    "familiar": "Requests of entities that had been counted already, or came after too many others; no unit.",
     "shielded": "Requests that failed on the candidate and were answered by the stable revision.",
 }
 """Every counter of reading, and what it means."""

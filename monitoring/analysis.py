@@ -22,7 +22,7 @@ from math import log
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block, Familiar
 from monitoring.bursts import Bursts, as_unit
-from monitoring.entities import broken
+from monitoring.entities import TELLINGS, broken
 from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, log_sum, opened
 from monitoring.latency_evidence import PARTS, LatencyEvidence
 from monitoring.prediction_evidence import PredictionEvidence
@@ -66,6 +66,8 @@ class Evidence:
     """Id of the block that proved the candidate worse; nothing but the counts changes from there on."""
     familiar: tuple[Familiar, Familiar] = (Familiar(), Familiar())
     """What becomes of entities that do not count any more."""
+    turned: int = 0
+    """How often in a row it was told that most of them get no good answer; see `monitoring.entities.broken`."""
 
     @classmethod
     def start(cls, policy: AnalysisPolicy, steps: tuple[int, ...], shares: tuple[int, ...] = ()) -> Evidence:
@@ -109,7 +111,7 @@ def _after(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence
     if evidence.failed is not None:
         return counted
     told = _told(policy, counted, block)
-    worse = log_e_worse(policy, told) >= log(1 / policy.alpha_rollback) or broken(told.familiar)
+    worse = log_e_worse(policy, told) >= log(1 / policy.alpha_rollback) or told.turned >= TELLINGS
     failed = block.id if worse else None
     return replace(told, failed=failed, trail=told.trail.after(_point(policy, told), last=failed is not None))
 
@@ -124,7 +126,7 @@ def _told(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
     if block.bursts is not None:
         return warned(policy, evidence, block.bursts)
     if block.familiar is not None:
-        return replace(evidence, familiar=block.familiar)
+        return replace(evidence, familiar=block.familiar, turned=evidence.turned + 1 if broken(block.familiar) else 0)
     if block.latency is not None:
         evidence = _with_latency(policy, evidence, block)
     if block.predictions is not None:

@@ -18,11 +18,13 @@ from collections.abc import Iterable, Sequence
 from monitoring.blocks import Arm, Familiar
 
 MOST = 500_000
-"""Entities that are remembered; of more, those met first are forgotten, and would count once more."""
+"""Entities that are remembered; further ones do not count."""
 LAST_SECONDS = 60.0
 """What became of a known entity is its last outcome, if it is no older than this."""
 TOLD_SECONDS = 10.0
 """So often it is told."""
+TELLINGS = 3
+"""So often in a row it has to be told: a stumble of a moment is none."""
 FEWEST = 10
 """Fewer entities without a good answer are no reason to go back."""
 _WELL = "+"
@@ -45,7 +47,8 @@ class Entities:
             self._remember(one.removeprefix(_WELL), well=one.startswith(_WELL))
 
     def met(self, entity: str) -> bool:
-        return entity in self._met
+        """Whether it has been counted, or came after too many others; a request without an entity never has."""
+        return bool(entity) and (entity in self._met or len(self._met) >= self._most)
 
     def meet(self, entity: str) -> None:
         """It has been counted."""
@@ -79,8 +82,6 @@ class Entities:
 
     def _remember(self, entity: str, *, well: bool) -> None:
         self._met[entity] = well or self._met.get(entity, False)
-        if len(self._met) > self._most:
-            del self._met[next(iter(self._met))]
 
     def _familiar(self, arm: Arm, since: float) -> Familiar:
         last = self._last[arm]
@@ -96,6 +97,6 @@ def broken(familiar: Sequence[Familiar]) -> bool:
     return gross and stable.entities > 0 and 10 * stable.failing <= stable.entities
 
 
-def digest(entity: str) -> str:
-    """What an entity is called in everything that is kept: nobody's name."""
-    return hashlib.blake2b(entity.encode(), digest_size=8).hexdigest()
+def digest(rollout: str, entity: str) -> str:
+    """What an entity is called in everything that is kept of a rollout: nobody's name, and another one in the next."""
+    return hashlib.blake2b(f"{rollout}\n{entity}".encode(), digest_size=8).hexdigest()

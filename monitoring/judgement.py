@@ -14,7 +14,7 @@ from math import exp, log
 from monitoring.analysis import Evidence, log_e_by_metric, log_e_worse, share_of, smallest_excluded
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount
-from monitoring.entities import broken
+from monitoring.entities import TELLINGS
 from monitoring.eprocess import Claim, EProcess, Line, Tally
 from monitoring.latency_evidence import ENOUGH, enough_claim
 from monitoring.rate_evidence import gate_claim, worse_claim
@@ -190,7 +190,7 @@ def _reason(
     policy: AnalysisPolicy, evidence: Evidence, verdict: Verdict, goal: int, shown: _Required, alarms: tuple[str, ...]
 ) -> str:
     if verdict is Verdict.FAIL:
-        return _turned(evidence) if broken(evidence.familiar) else _blame(policy, evidence)
+        return _turned(evidence) if evidence.turned >= TELLINGS else _blame(policy, evidence)
     if alarms:
         return f"Held up: {'; '.join(alarms)}"
     if not evidence.stable.requests or not evidence.candidate.requests:

@@ -94,7 +94,7 @@ def record_of(entry: Entry, patience_ms: float) -> Record:
     if entry.id is None or not rollout:
         raise ValueError("a line of a rollout without its request or step")
     arm = Arm.CANDIDATE if entry.cluster == entry.candidate or shielded(entry) else Arm.STABLE
-    entity = digest(entry.entity) if entry.entity else ""
+    entity = digest(rollout, entry.entity) if entry.entity else ""
     if entry.type == STARTED:
         return Record(entry.id, rollout, int(step), arm, entry.start, entity=entity)
     error, abandoned, refused = outcome(entry, patience_ms)

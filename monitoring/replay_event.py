@@ -62,7 +62,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def entity(self) -> str:
         """What the router assigned by chance, where that is not the request itself."""
-        return "" if self.unit is None else digest(str(self.unit))
+        return "" if self.unit is None else digest("", str(self.unit))
 
     @property
     def ends(self) -> float | None:

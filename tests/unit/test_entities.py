@@ -13,7 +13,7 @@ import pytest
 from monitoring.analysis import Evidence, fold
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import Arm, ArmCount, Block, Familiar
-from monitoring.entities import Entities, broken
+from monitoring.entities import TELLINGS, Entities, broken
 from monitoring.filling import Part, Record
 from monitoring.folder import Folder
 from monitoring.judgement import Judgement, Verdict, judge
@@ -73,11 +73,22 @@ def test_a_crash_at_any_moment_counts_nobody_twice(moments: int) -> None:
     assert sum(counts) == 7
 
 
-def test_those_met_first_are_forgotten_where_there_are_too_many() -> None:
-    entities = Entities(most=3)
-    for name in "abcd":
-        entities.meet(name)
-    assert [entities.met(name) for name in "abcd"] == [False, True, True, True]
+def test_entities_that_come_after_too_many_others_do_not_count() -> None:
+    entities = Entities(most=2)
+    folder = Folder("ro", POLICY, entities)
+    for number, name in enumerate("abacad"):
+        folder.add(of(name, number))
+    folder.add(of("", 9))
+    assert counted(folder) == (ArmCount(3), ArmCount())
+    assert folder.counts["familiar"] == 4
+
+
+def test_an_entity_counts_once_on_two_gateways() -> None:
+    entities = Entities()
+    gateways = [Folder("ro", POLICY, entities), Folder("ro", POLICY, entities)]
+    for number in range(6):
+        gateways[number % 2].add(of("ada", number))
+    assert [counted(folder) for folder in gateways] == [(ArmCount(1), ArmCount()), (ArmCount(), ArmCount())]
 
 
 def test_only_entities_that_were_answered_well_before_tell_of_a_change() -> None:
@@ -112,8 +123,11 @@ def test_only_what_is_gross_takes_a_candidate_back(
     stable: tuple[int, int], candidate: tuple[int, int], expected: bool
 ) -> None:
     assert broken((Familiar(*stable), Familiar(*candidate))) == expected
-    told = Block(1, "ro", -1, 0.0, 0.0, ArmCount(), ArmCount(), familiar=(Familiar(*stable), Familiar(*candidate)))
-    said = judge(ANALYSIS, fold(ANALYSIS, Evidence.start(ANALYSIS, (5, 100)), [told]), 100)
+    found = (Familiar(*stable), Familiar(*candidate))
+    told = [Block(n, "ro", -1, 0.0, 0.0, ArmCount(), ArmCount(), familiar=found) for n in range(1, TELLINGS + 1)]
+    before = judge(ANALYSIS, fold(ANALYSIS, Evidence.start(ANALYSIS, (5, 100)), told[:-1]), 100)
+    said = judge(ANALYSIS, fold(ANALYSIS, Evidence.start(ANALYSIS, (5, 100)), told), 100)
+    assert before.verdict is not Verdict.FAIL, "a stumble of a moment is none"
     assert (said.verdict is Verdict.FAIL) == expected
     assert ("entities that were answered well before get no good answer now" in said.reason) == expected
     assert said.remarks
