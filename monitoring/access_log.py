@@ -28,6 +28,10 @@ from monitoring.bursts import spread_of
 from monitoring.entities import Entities
 from monitoring.filling import Folding
 from monitoring.folder import Folder
+from monitoring.label_policy import LabelPolicy
+from monitoring.label_reading import Awaitings
+from monitoring.label_store import LabelStore
+from monitoring.labels import Kept, Label, LabelBlock
 from monitoring.log_entry import Entry, entries
 from monitoring.log_file import LogFile
 from monitoring.log_line import (
@@ -68,7 +72,7 @@ class ReadingPolicy:
 
 
 class AccessLogBlocks:
-    """`ShadowSource` over the access log of one Envoy; what is settled is kept in ``blocks.sqlite3`` below `home`.
+    """`EvidenceSource` over the access log of one Envoy; what is settled is kept in ``blocks.sqlite3`` below `home`.
 
     `reopen` makes Envoy begin a new file after the old one was renamed; it may fail and is asked again. `others`
     are the logs of further Envoys with the same routes, always in the same order.
@@ -92,17 +96,19 @@ class AccessLogBlocks:
         self._clock = clock
         self._guard = threading.Lock()
         self._store = BlockStore(home / "blocks.sqlite3")
+        self._label_store = LabelStore(home / "blocks.sqlite3")
         self._looked = float("-inf")
         self._failures = Counter[str]()
         self._read_at, self._saved_at, self._unsaved = 0.0, 0.0, 0
         self._load()
 
-    def prepare(self, rollout: str, model: str, scale: Scale) -> None:
+    def prepare(self, rollout: str, model: str, scale: Scale, labels: LabelPolicy = LabelPolicy()) -> None:
         with self._reading():
             if rollout in self._prepared or rollout in self._forgotten:
                 return
             self._catch_up()
             self._prepared.add(rollout)
+            self._awaitings.begin(rollout, labels)
             for number in range(len(self._logs)):
                 self._folder(rollout, number).measure(scale, self._recent.of(model))
             self._warn(rollout, spread_of(self._recent.seen(model)).ratio)
@@ -115,6 +121,14 @@ class AccessLogBlocks:
     def pairs(self, rollout: str, after: int = 0) -> tuple[ShadowBlock, ...]:
         self.pump()
         return self._store.pairs(rollout, after)
+
+    def keep_labels(self, labels: Sequence[Label]) -> Kept:
+        return self._label_store.keep(labels, self._clock())
+
+    def labelled(self, rollout: str, after: int = 0) -> tuple[LabelBlock, ...]:
+        self.pump()
+        with self._guard:
+            return self._awaitings.told(rollout, after, self._clock())
 
     def rate(self, model: str) -> float | None:
         self.pump()
@@ -134,6 +148,7 @@ class AccessLogBlocks:
             self._prepared.discard(rollout)
             self._numbers.pop(rollout, None)
             self._entities.pop(rollout, None)
+            self._counts["unlabelled"] += self._awaitings.forget(rollout)
             self._save(forget=(rollout,))
 
     def counters(self) -> Mapping[str, int]:
@@ -143,6 +158,7 @@ class AccessLogBlocks:
             parts = [log.counts for log in self._logs] + [folder.counts for folder in self._folders.values()]
             for counts in (self._counts, self._failures, self._shadows.counts(), *parts):
                 total.update(counts)
+            total["unlabelled"] += self._awaitings.passed_over()
         return dict(total)
 
     def pump(self) -> None:
@@ -206,6 +222,7 @@ class AccessLogBlocks:
         self._entities = dict[str, Entities]()
         for rollout, met in saved.entities:
             self._met(rollout).recall(met)
+        self._awaitings = Awaitings(self._label_store, state.get("awaitings"))
         self._folders = {(f["rollout"], log): self._restored(log, f, saved) for log, f in state.get("folders", ())}
         self._shadows = Shadows(1000.0 * self._policy.timeout_seconds, self._folding, state.get("shadows"))
         self._pending: list[Block] = []
@@ -215,7 +232,8 @@ class AccessLogBlocks:
         key = (state["rollout"], log)
         parts = [part for rollout, number, part in saved.parts if (rollout, number) == key]
         settled = [(each.at, each.ids) for each in saved.counted if (each.rollout, each.log) == key]
-        return Folder.restore(state, parts, settled, self._folding, self._met(state["rollout"]))
+        rollout = state["rollout"]
+        return Folder.restore(state, parts, settled, self._folding, self._met(rollout), self._awaitings.of(rollout))
 
     def _met(self, rollout: str) -> Entities:
         return self._entities.setdefault(rollout, Entities())
@@ -235,6 +253,7 @@ class AccessLogBlocks:
             self._recent.superfluous(),
             self._shadows.take_new(),
             [(rollout, new) for rollout, entities in self._entities.items() if (new := entities.take_new())],
+            self._awaitings.take_new(),
             forget,
             now - self._folding.memory_seconds,
         )
@@ -254,6 +273,7 @@ class AccessLogBlocks:
             "rates": self._rates.state(now),
             "stable": self._recent.state(),
             "shadows": self._shadows.state(),
+            "awaitings": self._awaitings.state(),
             "folders": [(log, folder.state()) for (_, log), folder in self._folders.items()],
         }
 
@@ -306,7 +326,8 @@ class AccessLogBlocks:
     def _folder(self, rollout: str, log: int) -> Folder:
         folder = self._folders.get((rollout, log))
         if folder is None:
-            folder = self._folders[rollout, log] = Folder(rollout, self._folding, self._met(rollout))
+            folder = Folder(rollout, self._folding, self._met(rollout), self._awaitings.of(rollout))
+            self._folders[rollout, log] = folder
             self._share_ruler(rollout)
         return folder
 
@@ -359,6 +380,7 @@ COUNTERS = {
     "unfollowed": "Requests of a shadow stage that came while too many others were waited for; no pair.",
     "overdue": "Records of a shadow stage that came when later requests were told, or twice; dropped.",
     "familiar": "Requests of entities that had been counted already, or came after too many others; no unit.",
+    "unlabelled": "Requests whose labels are not waited for, because too many others' are.",
     "shielded": "Requests that failed on the candidate and were answered by the stable revision.",
 }
 """Every counter of reading, and what it means."""

@@ -24,6 +24,9 @@ from monitoring.blocks import ArmCount, Block, Familiar
 from monitoring.bursts import Bursts, as_unit
 from monitoring.entities import TELLINGS, broken
 from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, log_sum, opened
+from monitoring.label_evidence import LabelEvidence
+from monitoring.label_policy import LabelMode
+from monitoring.labels import LabelBlock
 from monitoring.latency_evidence import PARTS, LatencyEvidence
 from monitoring.prediction_evidence import PredictionEvidence
 from monitoring.rate_evidence import RateEvidence
@@ -60,6 +63,8 @@ class Evidence:
     """Of failures of the stable revision."""
     loss: RateEvidence | None = None
     """None where the policy does not ask for it."""
+    labels: LabelEvidence | None = None
+    """None where none are waited for."""
     block: int = 0
     """Id of the last block that was taken in; 0 before the first."""
     failed: int | None = None
@@ -70,7 +75,13 @@ class Evidence:
     """How often in a row it was told that most of them get no good answer; see `monitoring.entities.broken`."""
 
     @classmethod
-    def start(cls, policy: AnalysisPolicy, steps: tuple[int, ...], shares: tuple[int, ...] = ()) -> Evidence:
+    def start(
+        cls,
+        policy: AnalysisPolicy,
+        steps: tuple[int, ...],
+        shares: tuple[int, ...] = (),
+        labels: LabelMode = LabelMode.OFF,
+    ) -> Evidence:
         """Before the first block. The first step needs no gate: it is where evidence comes from.
 
         `shares` are the candidate's weights by the step that blocks have, where there are more than `steps`.
@@ -89,6 +100,7 @@ class Evidence:
             candidate=ArmCount(),
             trail=Trail(),
             loss=RateEvidence.start(policy, weights) if policy.weight_loss else None,
+            labels=LabelEvidence.start(policy, labels),
             bursts=Bursts().told(policy.burst_limit, 1.0),
         )
 
@@ -101,6 +113,14 @@ def fold(policy: AnalysisPolicy, evidence: Evidence, blocks: Iterable[Block]) ->
     return evidence
 
 
+def fold_labels(policy: AnalysisPolicy, evidence: Evidence, blocks: Iterable[LabelBlock]) -> Evidence:
+    """The same with what labels say; their blocks count by themselves."""
+    for block in blocks:
+        if evidence.labels is not None and evidence.failed is None and block.id > evidence.labels.block:
+            evidence = _decided(policy, replace(evidence, labels=evidence.labels.after(policy, block)))
+    return evidence
+
+
 def _after(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence:
     counted = replace(
         evidence,
@@ -110,9 +130,12 @@ def _after(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> Evidence
     )
     if evidence.failed is not None:
         return counted
-    told = _told(policy, counted, block)
+    return _decided(policy, _told(policy, counted, block))
+
+
+def _decided(policy: AnalysisPolicy, told: Evidence) -> Evidence:
     worse = log_e_worse(policy, told) >= log(1 / policy.alpha_rollback) or told.turned >= TELLINGS
-    failed = block.id if worse else None
+    failed = told.block if worse else None
     return replace(told, failed=failed, trail=told.trail.after(_point(policy, told), last=failed is not None))
 
 
@@ -196,6 +219,8 @@ def family(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[tuple[str, fl
     yield "predictions", policy.weight_predictions, evidence.predictions.differs
     if evidence.loss is not None:
         yield "loss", policy.weight_loss, evidence.loss.worse
+    if evidence.labels is not None:
+        yield "labels", policy.weight_labels, evidence.labels.loss.worse
 
 
 def log_e_worse(policy: AnalysisPolicy, evidence: Evidence) -> float:
@@ -235,6 +260,11 @@ def _point(policy: AnalysisPolicy, evidence: Evidence) -> Point:
         "refusals": evidence.refusals.gates[-1].good_enough.log_e / proof,
         "latency": min(process.log_e for process in evidence.latency.enough) / proof,
     }
+    losses = {"loss": evidence.loss, "labels": evidence.labels.loss if evidence.labels is not None else None}
+    for metric, told in losses.items():
+        if told is not None:
+            against[metric] = told.worse.log_e / needed
+            enough[metric] = told.gates[-1].good_enough.log_e / proof
     return Point.of(evidence.candidate.requests, log_e_worse(policy, evidence) / needed, against, enough)
 
 

@@ -17,7 +17,7 @@ _SHARES = (
     "stable_error_alarm",
 )
 _FROM_ZERO = ("margin_ratio", "latency_tolerance", "latency_margin", "latency_slack_ms")
-_WEIGHTS = ("weight_errors", "weight_refusals", "weight_latency", "weight_predictions", "weight_loss")
+_WEIGHTS = ("weight_errors", "weight_refusals", "weight_latency", "weight_predictions", "weight_loss", "weight_labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class AnalysisPolicy:
     weight_loss: float = 0.0
     """Rollback: part that is staked on the loss that answers tell of themselves, as output `promote_loss`; where it is
     above 0, promotion asks for proof that the mean loss is within the margins of the error rate."""
+    weight_labels: float = 0.0
+    """Rollback: part that is staked on labels, where `labels.mode` has them waited for."""
     stable_error_alarm: float = 0.20
     """A stable revision that fails on more of its requests than this holds the ramp up, whatever the candidate does."""
 

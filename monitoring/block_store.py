@@ -20,6 +20,8 @@ import msgspec
 
 from monitoring.blocks import Block, BlockError, Seen
 from monitoring.filling import Part
+from monitoring.label_store import forget_labels, keep_awaited
+from monitoring.labels import Awaited
 from monitoring.ruler import KEPT
 from monitoring.shadow_blocks import ShadowBlock
 
@@ -96,6 +98,8 @@ class Progress:
     pairs: Sequence[ShadowBlock] = ()
     entities: Sequence[tuple[str, list[str]]] = ()
     """Rollout, and what came to be known of its entities."""
+    awaited: Sequence[tuple[str, int, Awaited]] = ()
+    """Rollout, block of labels and request, of those whose labels are waited for."""
     forget: Collection[str] = ()
     """Rollouts that are dropped."""
     settled_before: float = 0.0
@@ -151,12 +155,14 @@ class BlockStore:
             _keep_history(database, progress)
             met = [(rollout, "\n".join(new)) for rollout, new in progress.entities]
             database.executemany("INSERT INTO entities VALUES (?, ?)", met)
+            keep_awaited(database, progress.awaited)
             for rollout in progress.forget:
                 database.execute("DELETE FROM settled WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM paired WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM counted WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM parts WHERE rollout = ?", (rollout,))
                 database.execute("DELETE FROM entities WHERE rollout = ?", (rollout,))
+                forget_labels(database, rollout)
                 database.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (rollout,))
         return serial + 1
 

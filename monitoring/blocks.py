@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from monitoring.label_policy import LabelPolicy
+
 
 class Arm(StrEnum):
     """Which revision a request was assigned to."""
@@ -137,8 +139,11 @@ class BlockError(Exception):
 class BlockSource(Protocol):
     """Where settled blocks come from. Every method raises `BlockError`."""
 
-    def prepare(self, rollout: str, model: str, scale: Scale) -> None:
-        """Freeze the reference of `rollout` from what the stable revision did so far; later calls do nothing."""
+    def prepare(self, rollout: str, model: str, scale: Scale, labels: LabelPolicy = LabelPolicy()) -> None:
+        """Freeze the reference of `rollout` from what the stable revision did so far; later calls do nothing.
+
+        Its answers wait for labels as `labels` says.
+        """
         ...
 
     def blocks(self, rollout: str, after: int = 0) -> tuple[Block, ...]:

@@ -8,7 +8,7 @@ that it would have found.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import inf
 from typing import Any
@@ -67,6 +67,8 @@ class Record:
     """How bad the answer was by its own word, from 0 to 1; None where it said nothing."""
     entity: str = ""
     """Digest of what it was assigned by; empty where it was assigned by itself."""
+    sampled: bool = False
+    """Its prediction leaves rows out."""
 
     def latency(self, unending: float) -> float:
         """Milliseconds; `unending` where it did not end."""
@@ -79,7 +81,7 @@ class Record:
         told = [self.request_id, self.step, self.arm, self.assigned]
         if self.decided is None:
             return [*told, self.entity] if self.entity else told
-        flags = self.error + 2 * self.abandoned + 4 * self.refused
+        flags = self.error + 2 * self.abandoned + 4 * self.refused + 8 * self.sampled
         return [*told, self.decided, flags, self.latency_ms, self.prediction, self.host, self.loss, self.entity]
 
     @classmethod
@@ -90,7 +92,8 @@ class Record:
         decided, flags, latency, values, host, *later = rest
         outcome = (bool(flags & 1), bool(flags & 2), bool(flags & 4), latency)
         prediction = None if values is None else tuple(values)
-        return cls(request_id, rollout, step, Arm(arm), assigned, decided, *outcome, prediction, host, *later)
+        told = cls(request_id, rollout, step, Arm(arm), assigned, decided, *outcome, prediction, host, *later)
+        return replace(told, sampled=True) if flags & 8 else told
 
 
 @dataclass(slots=True)

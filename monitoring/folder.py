@@ -37,6 +37,7 @@ from monitoring.filling import (
     outcomes_due,
     predictions,
 )
+from monitoring.labels import Awaiting
 from monitoring.ruler import History, Ruler
 
 
@@ -46,10 +47,19 @@ class Folder:
     What has been emitted depends on the records and the times given to `advance` alone.
     """
 
-    def __init__(self, rollout: str, policy: Folding | None = None, entities: Entities | None = None) -> None:
-        """`entities` are those of all logs of the rollout, which know and keep them together."""
+    def __init__(
+        self,
+        rollout: str,
+        policy: Folding | None = None,
+        entities: Entities | None = None,
+        awaiting: Awaiting | None = None,
+    ) -> None:
+        """`entities` are those of all logs of the rollout, which know and keep them together. So is what waits for
+        labels, where anything does.
+        """
         self.rollout = rollout
         self._entities = entities or Entities()
+        self._awaiting = awaiting
         self.policy = policy or Folding()
         self.ruler: Ruler | None = None
         self.counts = Counter[str]()
@@ -234,6 +244,8 @@ class Folder:
         for record in members:
             if record.entity:
                 self._hear(record)
+        if self._awaiting is not None:
+            self._awaiting.add(filling.step, filling.opened, members)
         gone += filling.members
         timeout = self.policy.timeout_seconds
         counts = (count(members, Arm.STABLE, timeout), count(members, Arm.CANDIDATE, timeout))
@@ -324,9 +336,10 @@ class Folder:
         settled: Iterable[tuple[float, list[str]]],
         policy: Folding | None = None,
         entities: Entities | None = None,
+        awaiting: Awaiting | None = None,
     ) -> Folder:
         """From its state, its parts from the first needed one on, and what was settled lately and when, in order."""
-        folder = cls(state["rollout"], policy, entities)
+        folder = cls(state["rollout"], policy, entities, awaiting)
         folder._next, folder._now, folder._last = state["next"], state["now"], state["last"]
         folder._timed, folder._popped, folder._part = state["timed"], state["popped"], state["part"]
         folder.counts = Counter(state["counts"])

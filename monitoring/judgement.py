@@ -127,6 +127,8 @@ def _required(policy: AnalysisPolicy, evidence: Evidence, goal: int) -> Iterator
     yield _Required("refusals", evidence.refusals.gate(goal).good_enough, claim)
     if evidence.loss is not None:
         yield _Required("loss", evidence.loss.gate(goal).good_enough, claim)
+    if goal == 100 and evidence.labels is not None and evidence.labels.required:
+        yield _Required("labels", evidence.labels.loss.gate(goal).good_enough, claim)
     if goal == 100 and policy.require_latency:
         for cut, process in zip(ENOUGH, evidence.latency.enough, strict=True):
             yield _Required("latency", process, enough_claim(policy, cut))
@@ -137,6 +139,8 @@ def _alarms(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
         yield f"the split is not what was asked: {evidence.split.told(share_of(evidence, evidence.split.step))}"
     if evidence.health.alarm:
         yield f"the stable revision itself fails on more than {policy.stable_error_alarm:.0%} of its requests"
+    if evidence.labels is not None and evidence.labels.required and evidence.labels.unlike:
+        yield f"labels cannot be compared: {evidence.labels.told()}"
 
 
 def _notes(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
@@ -152,6 +156,8 @@ def _remarks(evidence: Evidence) -> Iterator[str]:
     stable, candidate = evidence.familiar
     if known := stable.entities + candidate.entities:
         yield f"{known:,} known entities asked again in the last minute; of each only its first request counts"
+    if evidence.labels is not None and not evidence.labels.required and evidence.labels.unlike:
+        yield f"labels cannot be compared: {evidence.labels.told()}"
 
 
 def _verdict(evidence: Evidence, least: _Required, alarms: tuple[str, ...]) -> Verdict:
@@ -169,8 +175,13 @@ def _readings(policy: AnalysisPolicy, evidence: Evidence, required: tuple[_Requi
     }
     if evidence.loss is not None:
         counts["loss"] = (evidence.loss.stable, evidence.loss.candidate)
+    log_es = log_e_by_metric(policy, evidence)
+    if evidence.labels is not None:
+        labelled = evidence.labels.loss
+        counts["labels"] = (labelled.stable, labelled.candidate)
+        log_es["labels"] = labelled.worse.log_e
     threshold = log(1 / policy.alpha_rollback)
-    for metric, log_e in log_e_by_metric(policy, evidence).items():
+    for metric, log_e in log_es.items():
         proofs = [one for one in required if one.metric == metric]
         least = min(proofs, key=lambda one: one.progress, default=None)
         yield Reading(
@@ -227,6 +238,7 @@ def _feared(policy: AnalysisPolicy, metric: str) -> str:
         "refusals": f"share of refused requests above {_words(worse_claim(policy).line)}",
         "latency": " by more than ".join(["slower than the stable revision", *filter(None, [_tolerated(policy)])]),
         "loss": f"mean loss above {_words(worse_claim(policy).line)}",
+        "labels": f"mean loss by labels above {_words(worse_claim(policy).line)}",
         "predictions": f"more than {policy.prediction_distance:.0%} of the predictions are different ones",
     }[metric]
 
@@ -237,6 +249,7 @@ def _hoped(policy: AnalysisPolicy, required: _Required) -> str:
         "errors": f"error rate below {line}",
         "refusals": f"share of refused requests below {line}",
         "loss": f"mean loss below {line}",
+        "labels": f"mean loss by labels below {line}",
         "latency": f"not slower than the stable revision by more than {_slower(policy.latency_margin, policy)}",
     }[required.metric]
 
@@ -251,7 +264,8 @@ def _counts(policy: AnalysisPolicy, evidence: Evidence, metric: str) -> str:
             f"{_percent(candidate)} of the candidate's requests{after}, and {_percent(stable)} of the stable revision's"
             " took longer than 95 % of them usually take"
         )
-    if metric == "loss" and (loss := evidence.loss) is not None:
+    means = {"loss": evidence.loss, "labels": evidence.labels.loss if evidence.labels is not None else None}
+    if (loss := means.get(metric)) is not None:
         return f"{_mean(loss.candidate)} of the candidate, {_mean(loss.stable)} of the stable revision"
     done = {"errors": "failed", "refusals": "were refused"}[metric]
     arms = getattr(evidence, metric)

@@ -43,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 _entries = msgspec.json.Decoder(Entry, strict=False)
 _values = msgspec.json.Decoder(tuple[str | float | bool | None, ...])
 
+_SAMPLE = "*"
 MOST_VALUES = 16
 """A prediction of more values than this is not one of ours."""
 
@@ -76,12 +77,17 @@ def loss(text: str | None) -> float | None:
     return value if 0 <= value <= 1 else None
 
 
+def is_sample(text: str | None) -> bool:
+    """Whether a prediction leaves rows out, so that its values are not those of the first rows."""
+    return text is not None and text.endswith(_SAMPLE)
+
+
 def prediction(text: str | None) -> Prediction | None:
     """None where the revision said nothing, or nothing that is a list of values."""
     if not text or text == "-":
         return None
     try:
-        values: tuple[Any, ...] = _values.decode(text)
+        values: tuple[Any, ...] = _values.decode(text.removesuffix(_SAMPLE))
     except ValueError:
         return None
     return values if 0 < len(values) <= MOST_VALUES else None

@@ -29,7 +29,7 @@ from __future__ import annotations
 from monitoring.blocks import Arm
 from monitoring.entities import digest
 from monitoring.filling import Record
-from monitoring.log_entry import Entry, loss, prediction
+from monitoring.log_entry import Entry, is_sample, loss, prediction
 from serving.envoy import SHIELDED
 
 STARTED = "UpstreamPoolReady"
@@ -113,4 +113,5 @@ def record_of(entry: Entry, patience_ms: float) -> Record:
         entry.host or "",
         None if error or refused or abandoned else loss(entry.loss),
         entity,
+        is_sample(entry.prediction),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 MOST = 48
 """Moments that are kept, before every second one goes."""
-METRICS = ("errors", "refusals", "latency", "predictions")
+METRICS = ("errors", "refusals", "latency", "predictions", "loss", "labels")
 """Order in which a moment has its metrics."""
 
 
@@ -25,8 +25,8 @@ class Point:
     """That the candidate is worse, by all metrics together."""
     worse: tuple[float, ...]
     """The same by each of `METRICS` alone."""
-    enough: tuple[float, ...]
-    """That it is good enough for all traffic, by each of `METRICS` but the last."""
+    enough: tuple[float | None, ...]
+    """That it is good enough for all traffic, by each of `METRICS`; None where there is no such evidence."""
 
     @classmethod
     def of(cls, requests: int, together: float, worse: Mapping[str, float], enough: Mapping[str, float]) -> Point:
@@ -34,7 +34,7 @@ class Point:
             requests,
             round(together, 3),
             tuple(round(worse.get(metric, 0.0), 3) for metric in METRICS),
-            tuple(round(enough[metric], 3) for metric in METRICS if metric in enough),
+            tuple(round(enough[metric], 3) if metric in enough else None for metric in METRICS),
         )
 
 

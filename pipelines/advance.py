@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from monitoring.analysis import Evidence, fold
+from monitoring.analysis import Evidence, fold, fold_labels
 from monitoring.judgement import Judgement, Verdict, judge
+from monitoring.label_policy import LabelMode
 from monitoring.ramp import climbs
 from monitoring.shadow_evidence import ShadowEvidence, fold_pairs
 from pipelines.reconcile import again, registry_agrees, told
@@ -64,12 +65,19 @@ def deadline(rollout: Rollout) -> float:
         Phase.STARTING: policy.ready_seconds,
         Phase.PROVING: policy.ready_seconds,
         Phase.SHADOWING: policy.shadow.max_seconds + policy.ready_seconds,
-        Phase.PROGRESSING: policy.step_max_seconds,
+        Phase.PROGRESSING: _step_seconds(rollout),
         Phase.BAKING: policy.bake_seconds,
         Phase.PROMOTING: policy.promote_seconds,
         Phase.ROLLING_BACK: policy.ready_seconds,
         Phase.PAUSED: policy.pause_seconds,
     }[rollout.phase]
+
+
+def _step_seconds(rollout: Rollout) -> float:
+    """Labels may have more time than a step, where all traffic waits for them."""
+    policy = rollout.policy
+    gated = policy.labels.mode is LabelMode.GATE and rollout.next_weight == 100
+    return max(policy.step_max_seconds, policy.labels.deadline_seconds if gated else 0.0)
 
 
 def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
@@ -80,6 +88,8 @@ def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
         rollout = replace(rollout, superseded=True)
     if rollout.evidence is not None and seen.blocks and rollout.phase not in FINAL:
         rollout = replace(rollout, evidence=fold(rollout.policy.analysis, rollout.evidence, seen.blocks))
+    if rollout.evidence is not None and seen.labelled and rollout.phase not in FINAL:
+        rollout = replace(rollout, evidence=fold_labels(rollout.policy.analysis, rollout.evidence, seen.labelled))
     if rollout.shadow is not None and seen.pairs and rollout.shadowing:
         policy = rollout.policy
         rollout = replace(rollout, shadow=fold_pairs(policy.analysis, policy.shadow, rollout.shadow, seen.pairs))
@@ -202,7 +212,7 @@ def _compared(rollout: Rollout) -> Rollout:
     """With the first share of the traffic."""
     policy = rollout.policy
     shares = (*policy.steps, 100 - policy.bake_weight)
-    return replace(rollout, step=0, evidence=Evidence.start(policy.analysis, policy.steps, shares))
+    return replace(rollout, step=0, evidence=Evidence.start(policy.analysis, policy.steps, shares, policy.labels.mode))
 
 
 def _shadowing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
@@ -262,7 +272,7 @@ def _stuck(rollout: Rollout, now: datetime) -> Rollout:
         return rollout
     reason = f"not enough evidence after {deadline(rollout):.0f} s: {rollout.reason}"
     said = judgement(rollout)
-    wanted = rollout.policy.on_inconclusive if said is not None and _measured(said) else Inconclusive.HOLD
+    wanted = rollout.policy.on_inconclusive if said is not None and _measured(said, rollout) else Inconclusive.HOLD
     if wanted is Inconclusive.ROLLBACK:
         return _back(rollout, reason, now)
     if wanted is Inconclusive.PROMOTE and said is not None and _harmless(rollout.policy, said):
@@ -270,9 +280,11 @@ def _stuck(rollout: Rollout, now: datetime) -> Rollout:
     return _pause(rollout, reason, now, held=False)
 
 
-def _measured(said: Judgement) -> bool:
-    """Whether it is the candidate's doing that nothing is decided, and not that of the traffic or of an alarm."""
-    return bool(said.stable.requests and said.candidate.requests) and not said.alarms
+def _measured(said: Judgement, rollout: Rollout) -> bool:
+    """Whether it is the candidate's doing that nothing is decided, and not that of traffic, labels or an alarm."""
+    labels = rollout.evidence.labels if rollout.evidence else None
+    unlabelled = labels is not None and labels.required and not labels.candidate.errors and rollout.next_weight == 100
+    return bool(said.stable.requests and said.candidate.requests) and not (said.alarms or unlabelled)
 
 
 def _harmless(policy: RolloutPolicy, said: Judgement) -> bool:

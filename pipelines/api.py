@@ -17,9 +17,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from starlette.exceptions import HTTPException
 
+from monitoring.labels import Kept, Label
 from pipelines.commands import Accepted, Allowed, Commands, Recorded
 from pipelines.overview import Overview
 from pipelines.refusal import Code, CommandError, from_registry, from_store
@@ -43,6 +44,10 @@ _STATUS = {
     Code.FAILED: 500,
 }
 """HTTP status of a refusal; every other one is 409, a conflict with how things are."""
+
+
+MOST_LABELS = 10_000
+"""In one request."""
 
 
 class Refusal(BaseModel):
@@ -79,6 +84,27 @@ class Move(BaseModel):
     model: str
     version: int
     channel: str = Field(description="a stage, ``None`` among them, or @alias")
+
+
+class Truth(BaseModel):
+    """What became known of one row of an answer: a label, or a loss instead."""
+
+    request_id: str = Field(min_length=1, max_length=200, description="header x-request-id of the answer")
+    row: int = Field(0, ge=0, description="row of the request, from 0 on")
+    label: str | float | bool | None = Field(None, description="what would have been right")
+    loss: float | None = Field(None, ge=0, le=1, description="how bad the answer was, from 0 to 1")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Truth:
+        if (self.label is None) == (self.loss is None):
+            raise ValueError("give either label or loss")
+        return self
+
+
+class Truths(BaseModel):
+    """Labels of any models, in any order."""
+
+    labels: list[Truth] = Field(max_length=MOST_LABELS)
 
 
 class Health(BaseModel):
@@ -212,6 +238,11 @@ def _wishes(commands: Commands) -> APIRouter:
         """Some of the last requests of the live version, each as latency in milliseconds, prediction, time of its end,
         whether it failed, whether it was refused, and replica; and the policy by which a canary is judged."""
         return commands.recorded(model)
+
+    @router.post("/labels")
+    def labels(truths: Truths) -> Kept:
+        """Say what became known of answers, in any order and any number of times: all of them are kept, or none."""
+        return commands.label([Label(one.request_id, one.row, one.label, one.loss) for one in truths.labels])
 
     for command in (commands.rollback, commands.abort, commands.pause, commands.resume):
         router.post(f"/models/{{model}}/{command.__name__}", status_code=202)(_steering(command))

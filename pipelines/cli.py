@@ -169,6 +169,25 @@ def history(
     _show(ctx.obj().history(model, limit), lambda found: views.history_view(found["events"]), as_json=as_json)
 
 
+@app.command()
+def labels(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON lines: request_id, row, and label or loss.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Say what became known of answers, for canaries whose policy waits for it."""
+    from pipelines.label_file import read_labels
+
+    client, kept = ctx.obj(), {"new": 0, "repeated": 0, "awaited": 0}
+    with views.counting("labels", quiet=as_json) as show:
+        for batch, rows in read_labels(file):
+            answer = client.label(batch)
+            kept = {key: count + answer[key] for key, count in kept.items()}
+            show(len(batch), rows)
+    _show(kept, views.labels_view, as_json=as_json)
+
+
 @drift.command("run")
 def drift_run(ctx: typer.Context, model: Model, *, as_json: AsJson = False) -> None:
     """Check the model for drift now."""

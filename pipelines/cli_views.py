@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import Progress as Bar
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -62,6 +63,12 @@ def print_ending(ending: Ending) -> None:
         out().print(f"  it goes on by itself once the evidence is in; 'mlflow-promote abort {escape(model)}' ends it")
 
 
+def labels_view(kept: Json) -> Text:
+    told = f"{kept['new']:,} labels kept, {kept['awaited']:,} of them of answers that a rollout waits for"
+    known = f"; {kept['repeated']:,} rows had one already, which counts" if kept["repeated"] else ""
+    return Text(told + known)
+
+
 def calibration_view(found: Json) -> Group:
     """How often the live version was taken back for being itself, and what to do."""
     record = f"{found['requests']:,} requests of {found['seconds'] / 60:.0f} min, {found['replicas']} replicas"
@@ -90,6 +97,15 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
             yield lambda rollout: live.update(rollout_view(rollout))
     else:
         yield Lines(console)
+
+
+@contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar for so many more of so many; on a terminal only."""
+    console = out()
+    with Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda more, of: bar.update(task, advance=more, total=of)
 
 
 @dataclass(slots=True)

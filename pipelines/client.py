@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -69,6 +69,10 @@ class Client:
     def requests(self, model: str) -> Json:
         """Some of the last requests of the live version."""
         return self._ask("GET", _path(model, "requests"))
+
+    def label(self, labels: Sequence[Json]) -> Json:
+        """How many were new, known before, and of requests that are waited for."""
+        return self._ask("POST", "/labels", json={"labels": labels})
 
     def drift_run(self, model: str) -> Json:
         return self._ask("POST", _path(model, "drift"), seconds=_DRIFT_SECONDS)

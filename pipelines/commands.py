@@ -8,15 +8,17 @@ price is that the answer is only 'accepted': whoever waits follows the rollout b
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from monitoring.analysis_policy import AnalysisPolicy
-from monitoring.blocks import BlockError, BlockSource, Seen
+from monitoring.blocks import BlockError, Seen
 from monitoring.detectable import foreseen
-from monitoring.plan import plan
+from monitoring.label_policy import LabelMode
+from monitoring.labels import EvidenceSource, Kept, Label
+from monitoring.plan import duration, plan
 from monitoring.ramp import RampPolicy
 from monitoring.usual import Usual, usual
 from pipelines.intents import rollout_id
@@ -84,7 +86,7 @@ class Commands:
     registry: ModelRegistry
     policies: Callable[[str], Policy | None]
     """A model's policy; None where no policy manages it."""
-    blocks: BlockSource
+    blocks: EvidenceSource
     wake: Callable[[str], object]
     """Makes the controller look now instead of at its next tick."""
     now: Callable[[], datetime]
@@ -143,6 +145,14 @@ class Commands:
             hint = "see the controller's log, then try again"
             raise CommandError(Code.FAILED, f"the record of the requests cannot be read: {error}", hint) from error
 
+    def label(self, labels: Sequence[Label]) -> Kept:
+        """Take what became known of answers; a rollout that waits for it looks at its next tick."""
+        try:
+            return self.blocks.keep_labels(labels)
+        except BlockError as error:
+            hint = "none of them were kept; see the controller's log, then send them again"
+            raise CommandError(Code.FAILED, str(error), hint) from error
+
     def allowed(self, model: str, version: int, channel: str) -> Allowed:
         """Whether somebody may move the version into `channel` (``None`` and ``Archived`` are channels here too)."""
         policy = self.policies(model)
@@ -200,7 +210,11 @@ class Commands:
         known = usual(rules.analysis, seen, _measured(self.store.rollouts(model, _LOOK_BACK)))
         found = plan(rules.analysis, rules.steps, known, rate, rules.step_min_seconds, rules.step_max_seconds)
         first = ahead(rules.shadow, found.seconds)
-        return f"{first}{found.sentence}", (*foreseen(rules.analysis, found.steps, known), *found.warnings)
+        notes = (*foreseen(rules.analysis, found.steps, known), *found.warnings)
+        if rules.labels.mode is LabelMode.GATE:
+            longest = duration(rules.labels.deadline_seconds)
+            notes = (*notes, f"All traffic waits for labels as well, for {longest} at most")
+        return f"{first}{found.sentence}", notes
 
     def _describe(self, version: ModelVersion) -> VersionDetails:
         try:

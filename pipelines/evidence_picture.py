@@ -27,8 +27,10 @@ _TITLES = {
     "errors": "errors: requests that failed",
     "refusals": "refusals: requests answered 4xx",
     "latency": "latency: requests beyond the usual 95 %",
+    "loss": "loss: how bad answers are by their own word",
+    "labels": "labels: how bad answers turned out to be",
 }
-"""Metrics that have a share of bad requests."""
+"""Metrics that have a share of bad requests, or a mean loss."""
 
 
 def svg(title: str, said: Judgement, trail: Sequence[Point]) -> bytes:
@@ -47,9 +49,10 @@ def svg(title: str, said: Judgement, trail: Sequence[Point]) -> bytes:
 
 def _evidence(axes: Axes, metric: str, trail: Sequence[Point]) -> None:
     place = METRICS.index(metric)
-    requests = [point.requests for point in trail]
-    axes.plot(requests, [_within(point.worse[place]) for point in trail], color=_WORSE, label="worse")
-    axes.plot(requests, [_within(point.enough[place]) for point in trail], color=_ENOUGH, label="good enough")
+    known = [point for point in trail if len(point.worse) > place]
+    requests = [point.requests for point in known]
+    axes.plot(requests, [_within(point.worse[place]) for point in known], color=_WORSE, label="worse")
+    axes.plot(requests, [_within(point.enough[place] or 0.0) for point in known], color=_ENOUGH, label="good enough")
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle="--")
     axes.set_ylim(_FLOOR, _CEILING)
     axes.set_yticks([0.0, 1.0], ["none", "proved"])

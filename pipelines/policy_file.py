@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import DriftPolicy
+from monitoring.label_policy import LabelMode, LabelPolicy
 from monitoring.policy_section import Positive, made, model, section
 from monitoring.replay_gate_policy import ReplayGatePolicy
 from monitoring.replay_policy import ANALYSIS, Chance
@@ -80,6 +81,11 @@ def _column(given: str) -> str:
     return given
 
 
+def _unquoted_off(given: object) -> object:
+    """YAML takes `off` for a truth value."""
+    return "off" if given is False else given
+
+
 def _listed(given: object) -> object:
     if isinstance(given, str):
         return (given,)
@@ -106,7 +112,7 @@ CHANNELS = model(
 ROLLOUT = section(
     "Rollout",
     RolloutPolicy,
-    without=("settings", "analysis", "replay", "shadow"),
+    without=("settings", "analysis", "replay", "shadow", "labels"),
     steps=tuple[Annotated[int, Field(ge=1, le=100)], ...],
     step_max_seconds=Positive,
     wide_margin=Chance,
@@ -126,10 +132,18 @@ REPLAY = section(
 SHADOW = section(
     "Shadow",
     ShadowPolicy,
-    mode=Annotated[ShadowMode, BeforeValidator(lambda given: "off" if given is False else given)],
+    mode=Annotated[ShadowMode, BeforeValidator(_unquoted_off)],
     requests=Annotated[int, Field(ge=1)],
     max_seconds=Positive,
     most_changed=Chance | None,
+)
+LABELS = section(
+    "Labels",
+    LabelPolicy,
+    mode=Annotated[LabelMode, BeforeValidator(_unquoted_off)],
+    wait_seconds=Positive,
+    deadline_seconds=Positive,
+    scale=Annotated[float, Field(gt=0)] | None,
 )
 SERVING = section(
     "Serving",
@@ -165,6 +179,7 @@ FILE = model(
     rollout=(ROLLOUT, ROLLOUT(), "How a rollout goes."),
     replay=(REPLAY, REPLAY(), "Whether a candidate answers logged requests before any other."),
     shadow=(SHADOW, SHADOW(), "Whether a candidate answers copies of requests before it gets any."),
+    labels=(LABELS, LABELS(), "What becomes known of answers afterwards, and what it is for."),
     analysis=(ANALYSIS, ANALYSIS(), "What is tolerated of a candidate, and how sure a decision has to be."),
     serving=(SERVING, SERVING(), "How the model runs."),
     drift=(DRIFT, DRIFT(), "How the model is watched afterwards."),
@@ -213,14 +228,14 @@ def _policy(found: Any, wrong: list[Mistake]) -> Policy:
     analysis = made(AnalysisPolicy, found.analysis, "analysis", wrong)
     replay = made(ReplayGatePolicy, found.replay, "replay", wrong)
     shadow = made(ShadowPolicy, found.shadow, "shadow", wrong)
+    labels = made(LabelPolicy, found.labels, "labels", wrong)
+    settings = _settings(found.serving, wrong)
     return Policy(
         live=Channel.parse(found.channels.live),
         pre_live=Channel.parse(found.channels.pre_live) if found.channels.pre_live else None,
         on_empty=found.on_empty,
         require=tuple(Channel.parse(channel) for channel in found.require),
-        rollout=replace(
-            rollout, analysis=analysis, replay=replay, shadow=shadow, settings=_settings(found.serving, wrong)
-        ),
+        rollout=replace(rollout, analysis=analysis, replay=replay, shadow=shadow, labels=labels, settings=settings),
         drift=made(DriftPolicy, found.drift, "drift", wrong) if found.drift.enabled else None,
     )
 
@@ -243,6 +258,10 @@ def _impossible(found: Any) -> Iterator[Mistake]:
     if found.replay.max >= found.rollout.ready:
         times = f"{found.rollout.ready:g} s, not {found.replay.max:g} s"
         yield Mistake("replay.max", f"must be below rollout.ready, {times}")
+    if found.analysis.weight_labels and found.labels.mode is LabelMode.OFF:
+        yield Mistake(
+            "analysis.weight_labels", "must be 0 where labels.mode is off; 'report' or 'gate' has them waited for"
+        )
     if found.channels.pre_live == found.channels.live:
         yield Mistake("channels.pre_live", f"must be another channel than live, not {found.channels.live} too")
     if found.channels.live in found.require:

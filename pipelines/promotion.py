@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
 from monitoring.blocks import Arm, Block, BlockError, Scale
+from monitoring.labels import EvidenceSource, LabelBlock
 from monitoring.notify import Alert, Notifier, Severity
 from monitoring.plan import plan
-from monitoring.shadow_blocks import ShadowBlock, ShadowSource
+from monitoring.shadow_blocks import ShadowBlock
 from monitoring.shadow_policy import ShadowMode
 from monitoring.usual import Usual, usual
 from pipelines import evidence
@@ -60,7 +61,7 @@ class Ports:
     builder: ImageBuilder
     target: ServingTarget
     router: TrafficRouter
-    blocks: ShadowSource
+    blocks: EvidenceSource
     gates: Gates
     rollouts: RolloutStore
     notifier: Notifier
@@ -138,6 +139,7 @@ class Promotion:
             gates_progress=self._ports.gates.progress(rollout),
             blocks=self._blocks(rollout),
             pairs=self._pairs(rollout),
+            labelled=self._labelled(rollout),
             canary_seconds=self._canary_seconds(rollout),
             asked=tuple(asked),
         )
@@ -176,7 +178,7 @@ class Promotion:
             if rollout.phase is Phase.PROVING:
                 analysis = rollout.policy.analysis
                 scale = Scale(analysis.latency_tolerance, analysis.latency_margin, analysis.latency_slack_ms)
-                self._ports.blocks.prepare(rollout.id, rollout.intent.model, scale)
+                self._ports.blocks.prepare(rollout.id, rollout.intent.model, scale, rollout.policy.labels)
             if rollout.evidence is None or rollout.phase in FINAL:
                 return None
             return self._ports.blocks.blocks(rollout.id, rollout.evidence.block)
@@ -191,6 +193,16 @@ class Promotion:
             return self._ports.blocks.pairs(rollout.id, rollout.shadow.block)
         except BlockError as error:
             log.warning("rollout %s: no answers to copies could be read: %s", rollout.id, error)
+            return None
+
+    def _labelled(self, rollout: Rollout) -> tuple[LabelBlock, ...] | None:
+        labels = rollout.evidence.labels if rollout.evidence else None
+        if labels is None or rollout.phase in FINAL:
+            return None
+        try:
+            return self._ports.blocks.labelled(rollout.id, labels.block)
+        except BlockError as error:
+            log.warning("rollout %s: no labels could be read: %s", rollout.id, error)
             return None
 
     def _canary_seconds(self, rollout: Rollout) -> float | None:

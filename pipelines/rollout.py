@@ -15,6 +15,8 @@ from enum import StrEnum
 from monitoring.analysis import Evidence
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import Block
+from monitoring.label_policy import LabelPolicy
+from monitoring.labels import LabelBlock
 from monitoring.replay_gate_policy import ReplayGatePolicy
 from monitoring.shadow_blocks import ShadowBlock
 from monitoring.shadow_evidence import ShadowEvidence
@@ -160,6 +162,7 @@ class RolloutPolicy:
     analysis: AnalysisPolicy = AnalysisPolicy()
     replay: ReplayGatePolicy = ReplayGatePolicy()
     shadow: ShadowPolicy = ShadowPolicy()
+    labels: LabelPolicy = LabelPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +297,8 @@ class Seen:
     """Settled blocks after the last one in the evidence."""
     pairs: tuple[ShadowBlock, ...] | None = None
     """The same of the shadow stage."""
+    labelled: tuple[LabelBlock, ...] | None = None
+    """The same of answers whose labels are not waited for any more."""
     canary_seconds: float | None = None
     """How long the canary will take at the present traffic; None where that is not known, or not asked for."""
     asked: tuple[Intent, ...] = ()

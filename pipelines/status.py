@@ -353,7 +353,8 @@ def _metric(reading: Reading) -> MetricStatus:
 
 
 def _moment(point: Point) -> MomentStatus:
-    return MomentStatus(point.requests, point.together, dict(zip(METRICS, point.enough, strict=False)))
+    enough = {metric: share for metric, share in zip(METRICS, point.enough, strict=False) if share is not None}
+    return MomentStatus(point.requests, point.together, enough)
 
 
 def _warnings(live: Live | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What an answer says of itself to the gateway, which logs it and takes it off: some of the values that were predicted.
 
-The canary compares predictions by them. One value per row, sixteen at most, numbers with six digits, as a JSON list; of
-probabilities the second of two, or which one is the largest.
+The canary compares predictions by them. One value per row, sixteen at most, numbers with six digits, as a JSON list,
+with a star behind it where rows were left out; of probabilities the second of two, or which one is the largest.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ LOSS = "promote_loss"
 _LOSS_NAME = b"x-promote-loss"
 
 _MOST_VALUES = 16
+
+_SAMPLE = b"*"
 
 _MOST_CHARACTERS = 64
 """Of one string."""
@@ -68,8 +70,9 @@ def told_of(array: Array) -> tuple[Header, ...]:
         return ()
     values = _some(one_per_row)
     if values.dtype.kind == "f":
-        return ((_NAME, b"[" + b",".join([b"%.6g" % value for value in values.tolist()]) + b"]"),)
-    return _of_values(values.tolist())
+        text = b"[" + b",".join([b"%.6g" % value for value in values.tolist()]) + b"]"
+        return _header(text, sample=len(values) < len(one_per_row))
+    return _of_values(values.tolist(), len(one_per_row))
 
 
 def _one_per_row(array: Array) -> Array | None:
@@ -99,7 +102,8 @@ def _first(outputs: Any) -> Any:
     return outputs
 
 
-def _of_values(values: Any) -> tuple[Header, ...]:
+def _of_values(values: Any, rows: int | None = None) -> tuple[Header, ...]:
+    """`values` are those of so many rows, where they are not all."""
     if isinstance(values, np.ndarray):
         return told_of(values)
     if not isinstance(values, Sequence) or isinstance(values, str | bytes) or not values:
@@ -109,4 +113,8 @@ def _of_values(values: Any) -> tuple[Header, ...]:
         return ()
     while len(text := json.dumps(chosen, separators=(",", ":"))) > _MOST_BYTES:
         chosen = chosen[::2]
-    return ((_NAME, text.encode()),)
+    return _header(text.encode(), sample=len(chosen) < (rows or len(values)))
+
+
+def _header(text: bytes, *, sample: bool) -> tuple[Header, ...]:
+    return ((_NAME, text + _SAMPLE if sample else text),)

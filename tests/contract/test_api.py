@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from monitoring.blocks import ArmCount, Seen
+from monitoring.labels import Label
 from pipelines.policy import Policy
 from pipelines.rollout import Phase
 from registry_hooks.model_version import ModelVersion
@@ -192,6 +193,39 @@ def test_a_wrong_request_names_its_field(served: Served, options: dict[str, Any]
     body = post(served, "/models/churn/promote", 422, **options)
     assert body["error"] == "invalid"
     assert field is None or body["field"] == field
+
+
+def test_labels_are_taken_and_counted(served: Served) -> None:
+    told = [{"request_id": "a", "label": "yes"}, {"request_id": "a", "row": 1, "loss": 0.25}]
+    assert post(served, "/labels", 200, json={"labels": told}) == {"new": 2, "repeated": 0, "awaited": 0}
+    more = [*told, {"request_id": "b", "label": 1, "timestamp": "2026-01-01T00:00:00Z"}]
+    assert post(served, "/labels", 200, json={"labels": more})["repeated"] == 2
+    assert served.office.blocks.labels["a", 1] == Label("a", 1, loss=0.25)
+    assert served.office.blocks.labels["b", 0] == Label("b", 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("label", "field"),
+    [
+        ({"label": 1}, "labels.0.request_id"),
+        ({"request_id": "", "label": 1}, "labels.0.request_id"),
+        ({"request_id": "a", "label": 1, "row": -1}, "labels.0.row"),
+        ({"request_id": "a", "loss": 1.5}, "labels.0.loss"),
+        ({"request_id": "a"}, "labels.0"),
+        ({"request_id": "a", "label": 1, "loss": 0.5}, "labels.0"),
+    ],
+)
+def test_a_wrong_label_is_named_and_none_is_kept(served: Served, label: dict[str, Any], field: str) -> None:
+    good = {"request_id": "good", "label": 1}
+    body = post(served, "/labels", 422, json={"labels": [label, good]})
+    assert (body["error"], body["field"]) == ("invalid", field)
+    assert served.office.blocks.labels == {}
+
+
+def test_labels_that_cannot_be_kept_are_asked_for_again(served: Served) -> None:
+    served.office.blocks.broken = True
+    body = post(served, "/labels", 500, json={"labels": [{"request_id": "a", "label": 1}]})
+    assert "send them again" in body["hint"]
 
 
 def test_an_unreachable_registry_is_503_and_status_still_answers(served: Served) -> None:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pandas as pd
 import pytest
 
 from monitoring.blocks import ArmCount, Seen
+from monitoring.labels import Label
 from pipelines.rollout import Goal, Phase, Rollout
 from registry_hooks.model_version import ModelVersion
 from tests.contract.api_server import Served, serving
@@ -252,6 +254,46 @@ def test_history_and_drift(served: Served) -> None:
     assert answer(served.url, "drift", "report", "churn", code=2)["error"] == "no_report"
     assert "no drift in 700 rows" in run(served.url, "drift", "run", "churn").stdout
     assert answer(served.url, "drift", "report", "churn")["data"]["documents"] == ["promote/drift/latest.html"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_a_file_of_labels_is_sent(served: Served, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"labels.{kind}"
+    rows = pd.DataFrame(
+        {
+            "request_id": [f"r{number}" for number in range(6_000)],
+            "label": [None, *range(5_999)],
+            "customer": "somebody",
+        }
+    )
+    write = {"parquet": rows.to_parquet, "csv": lambda to: rows.to_csv(to, index=False)}
+    write.get(kind, lambda to: rows.to_json(to, orient="records", lines=True))(file)
+    assert answer(served.url, "labels", str(file)) == {"new": 5_999, "repeated": 0, "awaited": 0}
+    assert served.office.blocks.labels["r5999", 0] == Label("r5999", 0, 5998.0)
+    again = run(served.url, "labels", str(file)).stdout
+    assert (
+        again
+        == "0 labels kept, 0 of them of answers that a rollout waits for; 5,999 rows had one already, which counts\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("labels.csv", "id,label\na,1\n", "no column request_id"),
+        ("labels.csv", "request_id,truth\na,1\n", "no column label"),
+        ("labels.csv", "request_id,label\n,1\n", "request_id is empty in 1 rows"),
+        ("labels.parquet", "nonsense", "cannot be read"),
+        ("labels.xlsx", "nonsense", "not a kind of file that is known"),
+        ("labels.csv", "request_id,loss\na,1.5\n", "labels.0.loss"),
+    ],
+)
+def test_a_wrong_file_of_labels_is_named(served: Served, tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    ended = run(served.url, "labels", str(tmp_path / name))
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert run(served.url, "labels", str(tmp_path / "none.csv")).returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from monitoring.analysis import Evidence
 from monitoring.analysis_policy import AnalysisPolicy
+from monitoring.label_policy import LabelMode
 from pipelines.live import Live, Warm
 from pipelines.rollout import Event, GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
 from pipelines.sql_store import SqlStore
@@ -65,7 +66,7 @@ def rich(name: str = "r1") -> Rollout:
     """A rollout in which nothing has its default."""
     analysis = AnalysisPolicy(alpha_rollback=0.02, margin_points=0.01)
     policy = RolloutPolicy((10, 100), 1.5, settings=revision().settings, analysis=analysis, require_signature=True)
-    evidence = Evidence.start(analysis, policy.steps)
+    evidence = Evidence.start(analysis, policy.steps, labels=LabelMode.GATE)
     odd = replace(evidence.errors.worse, log_capital=(float("-inf"), 0.1 + 0.2, -1e-300))
     lost = replace(evidence.errors, worse=odd)
     return replace(

@@ -63,9 +63,12 @@ MORE = {
     "strict-*": f"{CANARY}\nrequire: [Staging]",
     "shadow-*": "shadow: {mode: before, requests: 60, max: 5m}\nreplay: {requests: 0}",
     "replay-*": "shadow: {mode: off}",
+    "labels-*": f"{CANARY}\nlabels: {{mode: gate, wait: 20s, deadline: 8m, scale: 1}}",
     "alias-*": f"{CANARY}\nchannels: {{live: '@champion', pre_live: '@challenger'}}",
 }
 """What the policies of some models say besides, by the pattern of their names."""
+ANALYSIS = {"labels-*": "  weight_latency: 0.2\n  weight_labels: 0.2\n"}
+"""And in their section `analysis`, which comes last."""
 
 
 @dataclass(slots=True)
@@ -100,7 +103,7 @@ class Loop:
         policies = self.home / "policies"
         policies.mkdir(parents=True, exist_ok=True)
         for models, more in MORE.items():
-            text = POLICY.format(models=models, more=more, keep_warm=self.keep_warm)
+            text = POLICY.format(models=models, more=more, keep_warm=self.keep_warm) + ANALYSIS.get(models, "")
             (policies / f"{models.strip('-*') or 'all'}.yaml").write_text(text)
 
     def start(self, **more: str) -> subprocess.Popen[bytes]:

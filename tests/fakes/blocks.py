@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monitoring.blocks import ArmCount, Block, BlockError, Latencies, Scale, Seen, Shares
+from monitoring.label_policy import LabelPolicy
+from monitoring.labels import Kept, Label, LabelBlock, Labelled
 from monitoring.shadow_blocks import Paired, ShadowBlock
 
 
@@ -20,6 +22,9 @@ class FakeBlocks:
         """Model and scale per rollout, as first asked for."""
         self._blocks: dict[str, list[Block]] = {}
         self._pairs: dict[str, list[ShadowBlock]] = {}
+        self._labelled: dict[str, list[LabelBlock]] = {}
+        self.labels: dict[tuple[str, int], Label] = {}
+        """By request and row."""
         self._forgotten: set[str] = set()
 
     def add(
@@ -53,9 +58,27 @@ class FakeBlocks:
         self._check()
         return tuple(self._pairs.get(rollout, ())[after:])
 
-    def prepare(self, rollout: str, model: str, scale: Scale) -> None:
+    def prepare(self, rollout: str, model: str, scale: Scale, labels: LabelPolicy = LabelPolicy()) -> None:
         self._check()
         self.prepared.setdefault(rollout, (model, scale))
+
+    def add_labelled(self, rollout: str, stable: Labelled, candidate: Labelled) -> None:
+        """Answers of `rollout` that wait for no more labels, in a block of their own."""
+        if rollout not in self._forgotten:
+            known = self._labelled.setdefault(rollout, [])
+            known.append(LabelBlock(len(known) + 1, rollout, stable, candidate))
+
+    def labelled(self, rollout: str, after: int = 0) -> tuple[LabelBlock, ...]:
+        self._check()
+        return tuple(self._labelled.get(rollout, ())[after:])
+
+    def keep_labels(self, labels: Sequence[Label]) -> Kept:
+        self._check()
+        before = len(self.labels)
+        for label in labels:
+            self.labels.setdefault((label.request_id, label.row), label)
+        new = len(self.labels) - before
+        return Kept(new, len(labels) - new, 0)
 
     def rate(self, model: str) -> float | None:
         self._check()
@@ -69,6 +92,7 @@ class FakeBlocks:
         self._check()
         self._blocks.pop(rollout, None)
         self._pairs.pop(rollout, None)
+        self._labelled.pop(rollout, None)
         self._forgotten.add(rollout)
 
     def _check(self) -> None:

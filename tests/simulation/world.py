@@ -14,6 +14,8 @@ from typing import Any
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount
+from monitoring.label_policy import LabelMode, LabelPolicy
+from monitoring.labels import Labelled
 from monitoring.notify import Alert
 from monitoring.shadow_blocks import Answer, Paired
 from monitoring.shadow_policy import ShadowMode, ShadowPolicy
@@ -167,7 +169,8 @@ class World:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.channel = self.dice.choice((Channel.parse("Production"), Channel.parse("@champion")))
         shadow = ShadowPolicy(self.dice.choice([*ShadowMode]), requests=60, max_seconds=90.0, long_canary_seconds=5.0)
-        rollout = replace(POLICY, shadow=shadow)
+        labels = LabelPolicy(self.dice.choice([LabelMode.OFF, *LabelMode]), deadline_seconds=150.0)
+        rollout = replace(POLICY, shadow=shadow, labels=labels)
         self.policy = Policy(live=self.channel, pre_live=Channel.parse("Staging"), rollout=rollout)
         self.fuse = Fuse()
         self.registry, self.target, self.router = WatchedRegistry(self), WatchedTarget(self), WatchedRouter(self)
@@ -179,6 +182,7 @@ class World:
         self.alerts: list[Alert] = []
         self.gate_fails: set[int] = set()
         self.error_rates: dict[int, float] = {}
+        self.labelling = self.dice.random() < 0.8
         self.people: list[str] = []
         self.model = "churn"
         self.policy_broken = False
@@ -310,11 +314,18 @@ class World:
         for _ in range(int(min(seconds, 10))):
             arms = self._arm(100 - weight, 0.01), self._arm(weight, self.error_rates.get(version, 0.01))
             self.blocks.add(rollout, int(step), *arms, at=self.now.timestamp())
+            if self.labelling:
+                self.blocks.add_labelled(rollout, *map(self._labelled, arms))
 
     def _pair(self, version: int) -> Paired:
         failed = (self.dice.random() < rate for rate in (0.01, self.error_rates.get(version, 0.01)))
         stable, candidate = (Answer(error, refused=False, latency_ms=10.0) for error in failed)
         return Paired(stable, candidate)
+
+    def _labelled(self, arm: ArmCount) -> Labelled:
+        """Everything that was answered; one answer of twenty turned out to be wrong."""
+        answers = arm.requests - arm.errors
+        return Labelled(answers, answers, float(sum(self.dice.random() < 0.05 for _ in range(answers))))
 
     def _arm(self, requests: int, rate: float) -> ArmCount:
         return ArmCount(requests, sum(self.dice.random() < rate for _ in range(requests)))

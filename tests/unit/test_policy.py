@@ -14,6 +14,7 @@ import yaml
 import pipelines
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.drift import Action, DriftPolicy
+from monitoring.label_policy import LabelMode, LabelPolicy
 from monitoring.replay_gate_policy import ReplayGatePolicy
 from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.written import seconds
@@ -263,10 +264,11 @@ def test_every_field_has_a_key_with_words() -> None:
         "Rollout": RolloutPolicy,
         "Replay": ReplayGatePolicy,
         "Shadow": ShadowPolicy,
+        "Labels": LabelPolicy,
         "Serving": RevisionSettings,
         "Drift": DriftPolicy,
     }
-    others = {"settings", "analysis", "replay", "shadow"}
+    others = {"settings", "analysis", "replay", "shadow", "labels"}
     for name, cls in made_of.items():
         keys = {field.name.removesuffix("_seconds") for field in fields(cls)} - others
         assert keys <= parts[name]["properties"].keys()
@@ -307,3 +309,29 @@ def test_a_wrong_shadow_stage_is_named(tmp_path: Path, wrong: str) -> None:
     file.write_text(f"model: churn\nshadow: {{{wrong}}}\n")
     with pytest.raises(PolicyError, match=f"shadow.{wrong.partition(':')[0]}"):
         read_policy(file)
+
+
+@pytest.mark.parametrize("mode", [mode.value for mode in LabelMode])
+def test_every_mode_of_labels_is_written_as_it_is_called(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "churn.yaml"
+    file.write_text(f"model: churn\nlabels: {{mode: {mode}, wait: 2h, deadline: 48h, scale: 2.5}}\n")
+    expected = LabelPolicy(LabelMode(mode), wait_seconds=7200.0, deadline_seconds=172800.0, scale=2.5)
+    assert read_policy(file).policy.rollout.labels == expected
+
+
+@pytest.mark.parametrize("wrong", ["mode: later", "wait: 0s", "deadline: 0s", "scale: 0", "scale: -1"])
+def test_wrong_labels_are_named(tmp_path: Path, wrong: str) -> None:
+    file = tmp_path / "churn.yaml"
+    file.write_text(f"model: churn\nlabels: {{{wrong}}}\n")
+    with pytest.raises(PolicyError, match=f"labels.{wrong.partition(':')[0]}"):
+        read_policy(file)
+
+
+def test_a_weight_of_labels_that_nobody_waits_for_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "churn.yaml"
+    weights = "analysis: {weight_latency: 0.3, weight_labels: 0.1}"
+    file.write_text(f"model: churn\n{weights}\n")
+    with pytest.raises(PolicyError, match=r"analysis\.weight_labels: must be 0 where labels\.mode is off"):
+        read_policy(file)
+    file.write_text(f"model: churn\n{weights}\nlabels: {{mode: report}}\n")
+    assert read_policy(file).policy.rollout.analysis.weight_labels == 0.1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitoring.log_entry import is_sample, prediction
 from serving.runtime.exchange import Predictions, Written
 from serving.runtime.prediction_header import told, told_of
 
@@ -16,7 +17,7 @@ def values(header: tuple[tuple[bytes, bytes], ...]) -> Any:
     ((name, text),) = header
     assert name == b"x-promote-prediction"
     assert len(text) <= 1024
-    return json.loads(text.decode("ascii"))
+    return json.loads(text.decode("ascii").removesuffix("*"))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,23 @@ def test_long_words_are_told_by_fewer_of_them() -> None:
     found = values(told_of(np.array(["\u00e4" * 100] * 16, object)))
     assert found == ["\u00e4" * 64] * len(found)
     assert 1 <= len(found) < 16
+
+
+@pytest.mark.parametrize(
+    ("array", "sample"),
+    [
+        (np.arange(16.0), False),
+        (np.arange(17.0), True),
+        (np.arange(17), True),
+        (np.array(["a"] * 16, object), False),
+        (np.array(["\u00e4" * 100] * 16, object), True),
+    ],
+)
+def test_a_star_says_that_rows_were_left_out(array: Any, sample: bool) -> None:
+    ((_, text),) = told_of(array)
+    assert text.endswith(b"*") is sample
+    assert is_sample(text.decode()) is sample
+    assert prediction(text.decode()) == tuple(values(told_of(array)))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from monitoring.analysis import Evidence
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
+from monitoring.label_policy import LabelMode, LabelPolicy
+from monitoring.labels import LabelBlock, Labelled
 from pipelines.advance import advance, deadline
 from pipelines.intents import emptied
 from pipelines.live import Live
@@ -238,6 +240,46 @@ def test_a_step_that_decides_nothing_ends_as_the_policy_says(
     after = advance(before, seen(50, "r/1", blocks=seen_blocks), NOW + timedelta(seconds=3601))
     assert (after.phase, after.held) == (then, False)
     assert "not enough evidence after 3600 s" in after.reason
+
+
+GATED = replace(POLICY, labels=LabelPolicy(LabelMode.GATE, deadline_seconds=7200.0))
+
+
+def gated(step: int = 1, **changes: object) -> Rollout:
+    evidence = Evidence.start(GATED.analysis, GATED.steps, labels=LabelMode.GATE)
+    return rollout(Phase.PROGRESSING, policy=GATED, step=step, evidence=evidence, **changes)
+
+
+LABELLED = tuple(LabelBlock(n, "r", Labelled(50, 50, 2.0), Labelled(50, 50, 2.0)) for n in range(1, 100))
+
+
+def test_labels_open_the_way_to_all_traffic_and_to_no_other_weight() -> None:
+    assert advance(gated(step=0), seen(5, "r/0", blocks=GOOD), LATER).step == 1
+    waiting = advance(gated(), seen(50, "r/1", blocks=GOOD), LATER)
+    assert (waiting.phase, waiting.step) == (Phase.PROGRESSING, 1)
+    assert "mean loss by labels" in waiting.reason
+    through = advance(waiting, seen(50, "r/1", labelled=LABELLED), LATER)
+    assert through.phase is Phase.BAKING
+    assert advance(through, seen(95, "r/3", labelled=LABELLED), LATER) == through, "what was taken in changes nothing"
+
+
+@pytest.mark.parametrize("end", [*Inconclusive])
+def test_without_labels_the_last_step_waits_longer_and_is_held_then(end: Inconclusive) -> None:
+    begun = gated()
+    begun = replace(begun, policy=replace(begun.policy, on_inconclusive=end, wide_margin=0.05))
+    waiting = advance(begun, seen(50, "r/1", blocks=GOOD), NOW + timedelta(seconds=7199))
+    assert waiting.phase is Phase.PROGRESSING
+    late = advance(waiting, seen(50, "r/1"), NOW + timedelta(seconds=7201))
+    assert (late.phase, late.held) == (Phase.PAUSED, False)
+    early = advance(replace(begun, step=0), seen(5, "r/0"), NOW + timedelta(seconds=3601))
+    assert early.phase is Phase.PAUSED, "other steps have their own time"
+
+
+def test_labels_that_decide_nothing_end_as_the_policy_says() -> None:
+    begun = gated()
+    begun = replace(begun, policy=replace(begun.policy, on_inconclusive=Inconclusive.ROLLBACK))
+    few = advance(begun, seen(50, "r/1", blocks=GOOD, labelled=LABELLED[:2]), NOW + timedelta(seconds=7201))
+    assert few.phase is Phase.ROLLING_BACK
 
 
 def test_a_person_pauses_and_only_a_person_resumes_but_a_bad_candidate_goes_back() -> None:
