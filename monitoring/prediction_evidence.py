@@ -1,7 +1,7 @@
 """Evidence that the candidate predicts other things than the stable revision, by more than a tolerated distance.
 
-Pure. Earlier blocks say in which categories the candidate seems to have more; the bet is that more than the tolerated
-distance of its requests fall into them. Where the total variation distance is within what is tolerated, no set of
+Pure. Earlier blocks say in which categories the candidate has more; the bet is that its share of requests in them is
+higher by more than the tolerated distance. Where the total variation distance is within what is tolerated, no set of
 categories can hold more, so the bet is a fair one however the set was found. A retrained model is meant to differ:
 this can only take a candidate back, and no proof of likeness is asked for its promotion.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 
 from monitoring.blocks import Shares
 from monitoring.eprocess import RESERVE, Bets, Claim, EProcess, Line, Pair, Tally, log_factor, opened, staked
@@ -43,7 +43,7 @@ class PredictionEvidence:
         stable, candidate = (seen or (0.0,) * len(arms[0]) for seen in (self.stable, self.candidate))
         claim = Claim(Line(offset=distance), BETS, inf)
         q0, q1 = guesses(stable, candidate)
-        suspected = [one > other for one, other in zip(q1, q0, strict=True)]
+        suspected = suspects(q0, q1, distance)
         block = Pair(number, *(_within(arm, suspected) for arm in arms))
         factors = _log_factors(claim.line, _chosen(q0, suspected), _chosen(q1, suspected), block)
         return PredictionEvidence(
@@ -66,6 +66,23 @@ def guesses(stable: Shares, candidate: Shares) -> tuple[list[float], list[float]
     q0 = [(n + _STABLE_PRIOR * even) / (sum(stable) + _STABLE_PRIOR) for n in stable]
     total = sum(candidate) + _CANDIDATE_PRIOR
     return q0, [(n + _CANDIDATE_PRIOR * was) / total for n, was in zip(candidate, q0, strict=True)]
+
+
+def suspects(q0: Sequence[float], q1: Sequence[float], distance: float) -> list[bool]:
+    """The categories to bet on, of those in which the candidate seems to have more.
+
+    Those in which it has most more for what the stable revision has, and as many of them as put the candidate's share
+    furthest beyond the line, in standard deviations: a category with hardly more adds noise and no difference.
+    """
+    more = sorted((k for k in range(len(q0)) if q1[k] > q0[k]), key=lambda k: q0[k] / q1[k])
+    best, taken, border, share = -inf, 0, distance, 0.0
+    for count, k in enumerate(more, start=1):
+        border, share = border + q0[k], share + q1[k]
+        beyond = (share - border) / sqrt(border * (1 - border)) if border < 1 else -inf
+        if beyond > best:
+            best, taken = beyond, count
+    chosen = frozenset(more[:taken])
+    return [k in chosen for k in range(len(q0))]
 
 
 def _log_factors(line: Line, q0: float, q1: float, block: Pair) -> list[float]:
