@@ -17,8 +17,6 @@ from tests.e2e.canary_kinds import KINDS, Behaviour, Kind, Outcome, made_live, t
 from tests.e2e.conftest import installed
 from tests.e2e.loop import Loop
 
-RATE = 40.0
-"""Requests per second and model."""
 USUAL_SECONDS = 10.0
 """Load on the stable version alone, before."""
 EQUALS, MODELS = 50, 5
@@ -30,7 +28,7 @@ def measure() -> dict[str, object]:
         stories = installed(Path(folder) / "home", keep_warm="5s")
         loop = next(stories)
         try:
-            return {"requests_per_second": RATE, "kinds": _kinds(loop), "equal_candidates": _equals(loop)}
+            return {"kinds": _kinds(loop), "equal_candidates": _equals(loop)}
         finally:
             next(stories, None)
 
@@ -38,14 +36,15 @@ def measure() -> dict[str, object]:
 def _kinds(loop: Loop) -> dict[str, object]:
     found: dict[str, object] = {}
     for number, (name, kind) in enumerate(KINDS.items()):
-        found[name] = {**asdict(_tried(loop, f"kind-{number}", kind)), "right": kind.right}
+        model = f"{'exact' if kind.exact else 'kind'}-{number}"
+        found[name] = {**asdict(_tried(loop, model, kind)), "right": kind.right, "requests_per_second": kind.rate}
         print(name, json.dumps(found[name]), flush=True)
     return found
 
 
 def _tried(loop: Loop, model: str, kind: Kind) -> Outcome:
     made_live(loop, model, kind.stable)
-    return tried(loop, model, kind.candidate, rate=RATE, usual_seconds=USUAL_SECONDS)
+    return tried(loop, model, kind.candidate, rate=kind.rate, usual_seconds=USUAL_SECONDS)
 
 
 def _equals(loop: Loop) -> dict[str, object]:
@@ -58,8 +57,10 @@ def _equals(loop: Loop) -> dict[str, object]:
 
 def _equal(loop: Loop, model: str) -> list[str]:
     made_live(loop, model, Behaviour())
-    rounds = EQUALS // MODELS
-    return [tried(loop, model, Behaviour(), rate=RATE, usual_seconds=USUAL_SECONDS).phase for _ in range(rounds)]
+    kind, rounds = KINDS["equal"], EQUALS // MODELS
+    return [
+        tried(loop, model, kind.candidate, rate=kind.rate, usual_seconds=USUAL_SECONDS).phase for _ in range(rounds)
+    ]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ PARTS = (
     "registry_poll",
     "loop",
     "canary_targets",
+    "canary_live",
     "prediction_log",
     "serving",
 )

@@ -56,6 +56,10 @@ class Kind:
     candidate: Behaviour
     right: str
     stable: Behaviour = Behaviour()
+    exact: bool = False
+    """Two milliseconds are noticed, which takes a calm machine."""
+    rate: float = 40.0
+    """Requests per second; fewer where a version takes so long that its queue would tell of the load instead."""
 
 
 KINDS = {
@@ -65,6 +69,7 @@ KINDS = {
     "failing on 5 %": Kind(Behaviour(fails=0.05), "failed"),
     "dead": Kind(Behaviour(fails=1.0), "failed"),
     "three times as slow": Kind(Behaviour(slower=3.0), "failed"),
+    "1.5 times as slow": Kind(Behaviour(slower=3.0), "failed", Behaviour(slower=2.0), exact=True, rate=15.0),
     "slow in the tail": Kind(Behaviour(tail=0.10), "failed"),
     "always the same answer": Kind(Behaviour(score="0.5"), "failed"),
     "shifted scores": Kind(Behaviour(score="min(1.0, x * x + 0.3)"), "failed"),

@@ -54,7 +54,6 @@ rollout:
   keep_warm: {keep_warm}
 analysis:
   margin_points: 0.05
-  latency_slack_ms: 10
 """
 CANARY = "shadow: {mode: off}\nreplay: {requests: 0}"
 """Nothing but clients' requests tells what is wrong with a candidate."""
@@ -64,11 +63,13 @@ MORE = {
     "shadow-*": "shadow: {mode: before, requests: 60, max: 5m}\nreplay: {requests: 0}",
     "replay-*": "shadow: {mode: off}",
     "labels-*": f"{CANARY}\nlabels: {{mode: gate, wait: 20s, deadline: 8m, scale: 1}}",
+    "exact-*": CANARY,
     "alias-*": f"{CANARY}\nchannels: {{live: '@champion', pre_live: '@challenger'}}",
 }
 """What the policies of some models say besides, by the pattern of their names."""
-ANALYSIS = {"labels-*": "  weight_latency: 0.2\n  weight_labels: 0.2\n"}
-"""And in their section `analysis`, which comes last."""
+SLACK = "  latency_slack_ms: 10\n"
+ANALYSIS = {"labels-*": f"{SLACK}  weight_latency: 0.2\n  weight_labels: 0.2\n", "exact-*": ""}
+"""And in their section `analysis`, which comes last. The usual slack is for a machine that does other things as well."""
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ class Loop:
         policies = self.home / "policies"
         policies.mkdir(parents=True, exist_ok=True)
         for models, more in MORE.items():
-            text = POLICY.format(models=models, more=more, keep_warm=self.keep_warm) + ANALYSIS.get(models, "")
+            text = POLICY.format(models=models, more=more, keep_warm=self.keep_warm) + ANALYSIS.get(models, SLACK)
             (policies / f"{models.strip('-*') or 'all'}.yaml").write_text(text)
 
     def start(self, **more: str) -> subprocess.Popen[bytes]:

@@ -7,8 +7,6 @@ import pytest
 from tests.e2e.canary_kinds import KINDS, made_live, tried
 from tests.e2e.loop import Loop
 
-RATE = 40.0
-
 
 @pytest.mark.parametrize(
     ("name", "blamed"),
@@ -22,7 +20,7 @@ RATE = 40.0
 def test_a_candidate_gets_what_it_deserves_and_clients_notice_nothing(loop: Loop, name: str, blamed: str) -> None:
     kind, model = KINDS[name], f"kind-{name.replace(' ', '-')}"
     made_live(loop, model, kind.stable)
-    outcome = tried(loop, model, kind.candidate, rate=RATE, usual_seconds=6.0)
+    outcome = tried(loop, model, kind.candidate, rate=kind.rate, usual_seconds=6.0)
     assert outcome.phase == kind.right, outcome
     assert blamed in outcome.reason
     assert outcome.unanswered == 0, outcome
