@@ -21,9 +21,10 @@ from math import log
 
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block, Familiar
-from monitoring.bursts import Bursts, as_unit
+from monitoring.bursts import Bursts
 from monitoring.entities import TELLINGS, broken
-from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, log_sum, opened
+from monitoring.eprocess import EProcess, Pair, Tally, log_sum
+from monitoring.excess import FINE
 from monitoring.label_evidence import LabelEvidence
 from monitoring.label_policy import LabelMode
 from monitoring.labels import LabelBlock
@@ -34,23 +35,15 @@ from monitoring.split_evidence import SplitEvidence
 from monitoring.stable_health import StableHealth
 from monitoring.trail import Point, Trail
 
-EXCESSES = (0.001, 0.0015, 0.0025, 0.004, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06, 0.10, 0.20)
-"""Excess error rates for which it is followed whether they are excluded."""
-EXCESS_ALPHA = 0.05
-"""Most chance that an excess is called excluded that is not."""
-EXCESS_CLAIMS = tuple(Claim(Line(offset=excess), BELOW, log(1 / EXCESS_ALPHA)) for excess in EXCESSES)
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that is known from the blocks of one rollout, in about 8 KB of JSON."""
+    """Everything that is known from the blocks of one rollout, in about 10 KB of JSON."""
 
     errors: RateEvidence
     refusals: RateEvidence
     latency: LatencyEvidence
     predictions: PredictionEvidence
-    excesses: tuple[EProcess, ...]
-    """One per entry of `EXCESSES`: the excess error rate is below it."""
     split: SplitEvidence
     health: StableHealth
     """Of the stable revision."""
@@ -88,11 +81,10 @@ class Evidence:
         """
         weights = sorted({*steps[1:], 100})
         return cls(
-            errors=RateEvidence.start(policy, weights),
+            errors=RateEvidence.start(policy, weights, FINE),
             refusals=RateEvidence.start(policy, weights),
             latency=LatencyEvidence.start(policy),
             predictions=PredictionEvidence.start(),
-            excesses=tuple(opened(claim) for claim in EXCESS_CLAIMS),
             split=SplitEvidence(),
             health=StableHealth(),
             shares=shares or steps,
@@ -193,15 +185,10 @@ def _with_outcomes(policy: AnalysisPolicy, evidence: Evidence, block: Block) -> 
 def _counted(policy: AnalysisPolicy, evidence: Evidence, block: Block, *, as_one: bool) -> Evidence:
     errors = Pair(block.id, *(Tally(arm.requests, arm.errors) for arm in (block.stable, block.candidate)))
     refusals = Pair(block.id, *(Tally(arm.requests, arm.refused) for arm in (block.stable, block.candidate)))
-    units = as_unit(errors) if as_one else errors
     return replace(
         evidence,
         errors=evidence.errors.after(policy, errors, as_one=as_one),
         refusals=evidence.refusals.after(policy, refusals, as_one=as_one),
-        excesses=tuple(
-            evidence.errors.follow(process, claim, units)
-            for process, claim in zip(evidence.excesses, EXCESS_CLAIMS, strict=True)
-        ),
     )
 
 
@@ -238,16 +225,6 @@ def log_e_by_metric(policy: AnalysisPolicy, evidence: Evidence) -> dict[str, flo
         metric: log_sum([log(weight / sum(w for w, _ in found)) + log_e for weight, log_e in found])
         for metric, found in parts.items()
     }
-
-
-def smallest_excluded(evidence: Evidence) -> float | None:
-    """The smallest excess that is excluded together with every larger one, which makes it one statement at 95 %."""
-    smallest = None
-    for excess, process in zip(reversed(EXCESSES), reversed(evidence.excesses), strict=True):
-        if process.proven is None:
-            break
-        smallest = excess
-    return smallest
 
 
 def _point(policy: AnalysisPolicy, evidence: Evidence) -> Point:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
 
-from monitoring.analysis import Evidence, log_e_by_metric, log_e_worse, share_of, smallest_excluded
+from monitoring.analysis import Evidence, log_e_by_metric, log_e_worse, share_of
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount
 from monitoring.entities import TELLINGS
 from monitoring.eprocess import Claim, EProcess, Line, Tally
+from monitoring.excess import Excess
 from monitoring.latency_evidence import ENOUGH, enough_claim
 from monitoring.rate_evidence import gate_claim, worse_claim
 
@@ -48,7 +49,7 @@ class Reading:
     stable: Tally
     candidate: Tally
     margin95: float | None = None
-    """Smallest excess that is excluded at 95 %; None while none is."""
+    """Smallest excess of bad requests that is excluded at 95 %; None while none is, and of predictions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,12 @@ def judge(policy: AnalysisPolicy, evidence: Evidence, weight: int) -> Judgement:
         log_threshold_ok=least.claim.log_threshold,
         stable=evidence.stable,
         candidate=evidence.candidate,
-        margin95=smallest_excluded(evidence),
+        margin95=evidence.errors.excess.smallest(),
         progress=least.progress,
         metrics=tuple(_readings(policy, evidence, required)),
         alarms=alarms,
         notes=tuple(_notes(policy, evidence)),
-        remarks=tuple(_remarks(evidence)),
+        remarks=tuple(_remarks(policy, evidence)),
     )
 
 
@@ -152,10 +153,13 @@ def _notes(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
         )
 
 
-def _remarks(evidence: Evidence) -> Iterator[str]:
+def _remarks(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[str]:
     stable, candidate = evidence.familiar
     if known := stable.entities + candidate.entities:
         yield f"{known:,} known entities asked again in the last minute; of each only its first request counts"
+    at_all, threshold = evidence.predictions.log_e_at_all, log(1 / policy.alpha_rollback)
+    if at_all >= threshold:
+        yield f"some predictions are others than the stable revision's ({_odds(at_all, threshold)}), which may be meant"
     if evidence.labels is not None and not evidence.labels.required and evidence.labels.unlike:
         yield f"labels cannot be compared: {evidence.labels.told()}"
 
@@ -167,23 +171,15 @@ def _verdict(evidence: Evidence, least: _Required, alarms: tuple[str, ...]) -> V
 
 
 def _readings(policy: AnalysisPolicy, evidence: Evidence, required: tuple[_Required, ...]) -> Iterator[Reading]:
-    counts = {
-        "errors": (evidence.errors.stable, evidence.errors.candidate),
-        "refusals": (evidence.refusals.stable, evidence.refusals.candidate),
-        "latency": evidence.latency.beyond(),
-        "predictions": (Tally(sum(evidence.predictions.stable)), Tally(sum(evidence.predictions.candidate))),
-    }
-    if evidence.loss is not None:
-        counts["loss"] = (evidence.loss.stable, evidence.loss.candidate)
     log_es = log_e_by_metric(policy, evidence)
     if evidence.labels is not None:
-        labelled = evidence.labels.loss
-        counts["labels"] = (labelled.stable, labelled.candidate)
-        log_es["labels"] = labelled.worse.log_e
+        log_es["labels"] = evidence.labels.loss.worse.log_e
+    told = _told(evidence)
     threshold = log(1 / policy.alpha_rollback)
     for metric, log_e in log_es.items():
         proofs = [one for one in required if one.metric == metric]
         least = min(proofs, key=lambda one: one.progress, default=None)
+        stable, candidate, excess = told[metric]
         yield Reading(
             name=metric,
             weight=getattr(policy, f"weight_{metric}"),
@@ -191,10 +187,22 @@ def _readings(policy: AnalysisPolicy, evidence: Evidence, required: tuple[_Requi
             log_threshold_worse=threshold,
             log_e_ok=least.process.log_e if least else None,
             log_threshold_ok=least.claim.log_threshold if least else None,
-            stable=counts[metric][0],
-            candidate=counts[metric][1],
-            margin95=smallest_excluded(evidence) if metric == "errors" else None,
+            stable=stable,
+            candidate=candidate,
+            margin95=excess.smallest() if excess is not None else None,
         )
+
+
+def _told(evidence: Evidence) -> dict[str, tuple[Tally, Tally, Excess | None]]:
+    """What was counted of both arms, and by how much the candidate can be worse, by metric."""
+    labelled = evidence.labels.loss if evidence.labels is not None else None
+    rates = {"errors": evidence.errors, "refusals": evidence.refusals, "loss": evidence.loss, "labels": labelled}
+    moved = (Tally(sum(evidence.predictions.stable)), Tally(sum(evidence.predictions.candidate)))
+    return {
+        **{metric: (rate.stable, rate.candidate, rate.excess) for metric, rate in rates.items() if rate is not None},
+        "latency": (*evidence.latency.beyond(), evidence.latency.excess),
+        "predictions": (*moved, None),
+    }
 
 
 def _reason(

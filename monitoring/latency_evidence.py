@@ -26,12 +26,15 @@ from monitoring.eprocess import (
     opened,
     updated,
 )
+from monitoring.excess import Excess
 from monitoring.rate_evidence import summed, unending
 
 TAIL = (1, 2, 3)
 """Positions in `CUTS` whose excess speaks against the candidate,"""
 ENOUGH = (0, 2)
 """and those at which it has to be fast enough: the median and the 95th percentile."""
+_TOLD = 1 + TAIL.index(CUTS.index(0.95))
+"""Position of the 95th percentile in what earlier blocks said."""
 _RANKED = unending(Claim(Line(), SLOWER, 0.0))
 _BEYOND = unending(Claim(Line(), SLOW, 0.0))
 PARTS = (0.5, *(0.5 / len(TAIL) for _ in TAIL))
@@ -48,6 +51,8 @@ class LatencyEvidence:
     stable: tuple[Tally, ...]
     """What earlier blocks said of the stable revision, for `slower`, then for `enough`."""
     candidate: tuple[Tally, ...]
+    excess: Excess
+    """Of requests beyond the 95th percentile, as they count against the candidate."""
     units: float = 0
     """Of the candidate, that were compared: requests, or windows of them."""
 
@@ -56,7 +61,7 @@ class LatencyEvidence:
         slower = (opened(_RANKED), *(opened(_BEYOND) for _ in TAIL))
         enough = tuple(opened(enough_claim(policy, cut)) for cut in ENOUGH)
         none = (Tally(),) * (len(slower) + len(enough))
-        return cls(slower, enough, none, none)
+        return cls(slower, enough, none, none, Excess.start())
 
     def after(
         self, policy: AnalysisPolicy, number: int, arms: tuple[Latencies, Latencies], *, as_one: bool = False
@@ -77,13 +82,13 @@ class LatencyEvidence:
             tuple(processes[len(self.slower) :]),
             tuple(map(summed, self.stable, stable)),
             tuple(map(summed, self.candidate, candidate)),
+            self.excess.after(units[_TOLD], self.stable[_TOLD], Tally(self.units)),
             self.units + units[0].candidate.requests,
         )
 
     def beyond(self) -> tuple[Tally, Tally]:
         """Requests of both arms beyond the 95th percentile, as they count against the candidate."""
-        position = 1 + TAIL.index(CUTS.index(0.95))
-        return self.stable[position], self.candidate[position]
+        return self.stable[_TOLD], self.candidate[_TOLD]
 
 
 def enough_claim(policy: AnalysisPolicy, cut: int) -> Claim:

@@ -13,6 +13,7 @@ from math import inf, log
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.bursts import as_unit
 from monitoring.eprocess import GOOD_ENOUGH, WORSE, Claim, EProcess, Line, Pair, Tally, opened, updated
+from monitoring.excess import COARSE, Excess
 
 WIDEST_EXCESS = 0.5
 """Most excess error rate that any step accepts. Below weight 5, `exposure` alone would leave nothing to prove."""
@@ -35,13 +36,14 @@ class RateEvidence:
     """By rising weight; the last is 100."""
     stable: Tally
     candidate: Tally
+    excess: Excess
     units: float = 0
     """Of the candidate, that were compared: requests, or windows of them."""
 
     @classmethod
-    def start(cls, policy: AnalysisPolicy, weights: Sequence[int]) -> RateEvidence:
+    def start(cls, policy: AnalysisPolicy, weights: Sequence[int], excesses: Sequence[float] = COARSE) -> RateEvidence:
         gates = tuple(Gate(weight, opened(gate_claim(policy, weight))) for weight in weights)
-        return cls(opened(worse_claim(policy)), gates, Tally(), Tally())
+        return cls(opened(worse_claim(policy)), gates, Tally(), Tally(), Excess.start(excesses))
 
     def after(self, policy: AnalysisPolicy, block: Pair, *, as_one: bool = False) -> RateEvidence:
         """With one more block, each arm of which is a single unit where `as_one`."""
@@ -54,6 +56,7 @@ class RateEvidence:
             ),
             summed(self.stable, block.stable),
             summed(self.candidate, block.candidate),
+            self.excess.after(units, self.stable, Tally(self.units)),
             self.units + units.candidate.requests,
         )
 

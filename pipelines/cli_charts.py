@@ -1,6 +1,7 @@
 """How the evidence of a rollout came about, drawn in the terminal.
 
-Both curves are shares of what is needed, so the line at 1 means the same for all: above it, it is proved.
+All metrics together are two curves, each by itself is a line of bars. All are shares of what is needed, so what is at
+the top is proved.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ _WIDTH, _HEIGHT = 72, 9
 _LEAST = 3
 """Moments without which there is nothing to draw."""
 _FLOOR, _CEILING = -0.5, 1.15
+
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_SPARKS = 10
+
+
+def sparks(shares: Sequence[float], style: str) -> Text:
+    """Evidence over time as shares of what is needed, and how far it is now."""
+    some = [shares[round(place * (len(shares) - 1) / _SPARKS)] for place in range(_SPARKS + 1)] if shares else []
+    bars = "".join(_BARS[round((len(_BARS) - 1) * min(1.0, max(0.0, share)))] for share in some[1:])
+    now = shares[-1] if shares else 0.0
+    return Text.assemble((bars.ljust(_SPARKS), style), " proved" if now >= 1 else f" {max(0.0, now):6.0%}")
 
 
 def charts(trail: Sequence[Json]) -> Iterator[Text]:

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.cli_charts import charts
+from pipelines.cli_charts import charts, sparks
 from pipelines.client import Json
 from pipelines.following import Ending
 
@@ -154,11 +154,14 @@ def rollout_view(rollout: Json) -> Group:
 def _evidence(evidence: Json) -> Group:
     """Each metric in a row, and how the evidence came about."""
     table = Table(box=None, header_style="dim")
-    for title in ("", "worse", "good enough", "candidate", "stable", "excess excluded"):
+    for title in ("", "worse", "good enough for all", "candidate", "stable", "excess excluded"):
         table.add_column(title)
+    trail = evidence["trail"]
     for metric in evidence["metrics"]:
-        table.add_row(*_metric_row(metric))
-    table.add_row("together", _bar(evidence["worse"], "red"), _bar(evidence["progress"], "green"))
+        table.add_row(*_metric_row(metric, trail))
+    worse = [*(moment["worse"] for moment in trail), evidence["worse"]]
+    table.add_row("together", sparks(worse, "red"))
+    table.add_row("next weight", "", _bar(evidence["progress"], "green"))
     rows: list[Table | Text] = [table, *(Text(f"held up: {alarm}", style="yellow") for alarm in evidence["alarms"])]
     rows += [Text(note, style="dim") for note in evidence.get("notes", ())]
     return Group(*rows, *charts(evidence["trail"]))
@@ -180,10 +183,12 @@ def _copies(shadow: Json) -> Group:
     return Group(table, *([segments] if shadow["segments"] else []))
 
 
-def _metric_row(metric: Json) -> Iterable[Text | ProgressBar]:
-    yield Text(metric["name"])
-    yield _bar(metric["worse"], "red")
-    yield Text("-") if metric["enough"] is None else _bar(metric["enough"], "green")
+def _metric_row(metric: Json, trail: Iterable[Json]) -> Iterable[Text]:
+    name = metric["name"]
+    yield Text(name)
+    yield sparks([*(moment["against"].get(name, 0.0) for moment in trail), metric["worse"]], "red")
+    enough = [moment["enough"][name] for moment in trail if name in moment["enough"]]
+    yield sparks(enough, "green") if enough else Text("-")
     yield from (Text(_share(metric, arm)) for arm in ("candidate", "stable"))
     yield Text("" if metric["margin95"] is None else f"{100 * metric['margin95']:g} points")
 
@@ -195,10 +200,12 @@ def _bar(done: float, style: str) -> ProgressBar:
 
 
 def _share(metric: Json, arm: str) -> str:
-    requests, bad = metric[arm]["requests"], metric[arm]["bad"]
-    if metric["name"] == "predictions" or not requests:
-        return f"{requests:,.0f}"
-    return f"{bad / requests:.2%} of {requests:,.0f}"
+    """What was bad, where its share lies with 95 %, and of how many: ``0.53% (0.2-1.2) of 950``."""
+    told = metric[arm]
+    if told["low"] is None or not told["requests"]:
+        return f"{told['requests']:,.0f}"
+    reach = f"{100 * told['low']:.1f}-{100 * told['high']:.1f}"
+    return f"{told['bad'] / told['requests']:.2%} ({reach}) of {told['requests']:,.0f}"
 
 
 def _count(arm: Json) -> str:

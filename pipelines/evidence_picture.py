@@ -1,20 +1,19 @@
 """The evidence of a rollout as a picture beside its record: how it came about, and how often both revisions were bad.
 
-The same rollout gives the same bytes, as its record does. Whiskers are 95 % intervals of each share by itself (E. B.
-Wilson, 1927), for the eye; what was decided rests on the curves.
+The same rollout gives the same bytes, as its record does. Whiskers are 95 % intervals of each share by itself, for the
+eye; what was decided rests on the curves.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from math import sqrt
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from monitoring.eprocess import Tally
+from monitoring.interval import interval
 from monitoring.judgement import Judgement, Reading
 from monitoring.trail import METRICS, Point
 
@@ -22,7 +21,6 @@ mpl.rcParams["svg.hashsalt"] = "mlflow-promote"
 
 _WORSE, _ENOUGH, _STABLE, _CANDIDATE = "#b2182b", "#1b7837", "#4d4d4d", "#2166ac"
 _FLOOR, _CEILING = -0.6, 1.25
-_Z95 = 1.959964
 _TITLES = {
     "errors": "errors: requests that failed",
     "refusals": "refusals: requests answered 4xx",
@@ -71,17 +69,6 @@ def _shares(axes: Axes, reading: Reading) -> None:
     axes.set_xlim(-0.6, 1.6)
     axes.set_ylim(bottom=0.0)
     axes.set_ylabel("%", fontsize=8)
-
-
-def interval(arm: Tally) -> tuple[float, float, float]:
-    """Lower end, share and upper end."""
-    n = arm.requests
-    if not n:
-        return 0.0, 0.0, 1.0
-    share, z2 = arm.errors / n, _Z95 * _Z95
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    reach = _Z95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, min(share, middle - reach)), share, min(1.0, max(share, middle + reach))
 
 
 def _within(share: float) -> float:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from monitoring.eprocess import Tally
+from monitoring.interval import interval
 from monitoring.judgement import Reading
 from monitoring.trail import METRICS, Point
 from pipelines.advance import judgement
@@ -35,6 +37,10 @@ class CountStatus:
 
     requests: float
     bad: float
+    low: float | None = None
+    """Where the share of the bad ones lies with 95 %: from here,"""
+    high: float | None = None
+    """to here; None where there are no bad ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class MomentStatus:
     """By all metrics together."""
     enough: Mapping[str, float] = field(hash=False)
     """For all traffic, by metric."""
+    against: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """That the candidate is worse, by metric alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,16 +353,23 @@ def _shadow(rollout: Rollout) -> ShadowStatus | None:
 
 
 def _metric(reading: Reading) -> MetricStatus:
-    stable, candidate = (CountStatus(arm.requests, arm.errors) for arm in (reading.stable, reading.candidate))
+    stable, candidate = (_count(reading.name, arm) for arm in (reading.stable, reading.candidate))
     proof, needed = reading.log_e_ok, reading.log_threshold_ok
     enough = None if proof is None or needed is None else proof / needed
     worse = reading.log_e_worse / reading.log_threshold_worse
     return MetricStatus(reading.name, worse, enough, stable, candidate, reading.margin95)
 
 
+def _count(metric: str, arm: Tally) -> CountStatus:
+    if metric == "predictions" or not arm.requests:
+        return CountStatus(arm.requests, arm.errors)
+    low, _, high = interval(arm)
+    return CountStatus(arm.requests, arm.errors, low, high)
+
+
 def _moment(point: Point) -> MomentStatus:
     enough = {metric: share for metric, share in zip(METRICS, point.enough, strict=False) if share is not None}
-    return MomentStatus(point.requests, point.together, enough)
+    return MomentStatus(point.requests, point.together, enough, dict(zip(METRICS, point.worse, strict=False)))
 
 
 def _warnings(live: Live | None) -> tuple[str, ...]:

@@ -234,7 +234,8 @@ def test_status_as_a_table_and_as_json(served: Served) -> None:
         "churn",
         "version 2",
         "3 progressing",
-        "0.53% of 950",
+        "0.53% (0.2-1.2) of 950",
+        "good enough for all",
         "other.yaml: is [no] YAML",
         "churn 1",
     ):

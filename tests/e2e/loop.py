@@ -69,7 +69,7 @@ MORE = {
 """What the policies of some models say besides, by the pattern of their names."""
 SLACK = "  latency_slack_ms: 10\n"
 ANALYSIS = {"labels-*": f"{SLACK}  weight_latency: 0.2\n  weight_labels: 0.2\n", "exact-*": ""}
-"""And in their section `analysis`, which comes last. The usual slack is for a machine that does other things as well."""
+"""And in their section `analysis`, which comes last. The usual slack is for a machine that does other things too."""
 
 
 @dataclass(slots=True)

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from monitoring.analysis import EXCESSES, Evidence, fold, smallest_excluded
+from monitoring.analysis import Evidence, fold
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from monitoring.eprocess import Line
+from monitoring.excess import FINE, Excess
 from monitoring.judgement import Verdict, judge
 from monitoring.rate_evidence import gate_claim
 
@@ -102,15 +103,15 @@ class TestVerdicts:
         assert 0.033 < said.margin95 <= 0.1
 
     def test_excluded_excess_shrinks_to_the_truth(self) -> None:
-        found = [smallest_excluded(fold(POLICY, FRESH, blocks(n, (50, 0), (50, 0)))) for n in (0, 1, 2, 10, 100)]
+        found = [fold(POLICY, FRESH, blocks(n, (50, 0), (50, 0))).errors.excess.smallest() for n in (0, 1, 2, 10, 100)]
         assert found[0] is None
         known = [excess for excess in found if excess is not None]
         assert known == sorted(known, reverse=True)
-        assert known[-1] == EXCESSES[0]
+        assert known[-1] == FINE[0]
 
     def test_an_excess_counts_only_with_every_larger_one(self) -> None:
-        proven = replace(FRESH.excesses[0], proven=3)
-        assert smallest_excluded(replace(FRESH, excesses=(proven, *FRESH.excesses[1:]))) is None
+        first, *rest = FRESH.errors.excess.processes
+        assert Excess((replace(first, proven=3), *rest)).smallest() is None
 
     @pytest.mark.parametrize(
         ("steps", "weights"),
@@ -175,7 +176,7 @@ class TestAnyBlocks:
         adapter = TypeAdapter(Evidence)
         text = adapter.dump_json(evidence)
         assert adapter.validate_json(text) == evidence
-        assert len(text) < 10_000
+        assert len(text) < 12_000
         assert json.loads(json.dumps(asdict(evidence), allow_nan=False)) == json.loads(text)
 
     @given(streams, st.booleans(), st.sampled_from([20, 50, 100]))

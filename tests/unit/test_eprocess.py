@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.analysis import EXCESS_CLAIMS
+from monitoring import excess
 from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from monitoring.eprocess import (
@@ -193,7 +193,7 @@ class TestFairness:
 
     @pytest.mark.parametrize(
         "claim",
-        [worse_claim(POLICY), gate_claim(POLICY, 20), gate_claim(POLICY, 100), EXCESS_CLAIMS[0]],
+        [worse_claim(POLICY), gate_claim(POLICY, 20), gate_claim(POLICY, 100), excess.claim(0.001)],
         ids=["worse", "gate 20", "gate 100", "excess"],
     )
     def test_evidence_gains_nothing_whatever_came_before(self, claim: Claim) -> None:

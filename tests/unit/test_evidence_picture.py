@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
-from monitoring.analysis import Evidence, fold
+from monitoring.analysis import Evidence, fold, fold_labels
 from monitoring.analysis_policy import AnalysisPolicy
-from monitoring.blocks import ArmCount, Block
+from monitoring.blocks import ArmCount, Block, Losses
 from monitoring.eprocess import Tally
+from monitoring.interval import interval
 from monitoring.judgement import judge
-from pipelines.cli_charts import charts
-from pipelines.evidence_picture import interval, svg
+from monitoring.label_policy import LabelMode
+from monitoring.labels import LabelBlock, Labelled
+from monitoring.trail import METRICS
+from pipelines.cli_charts import charts, sparks
+from pipelines.evidence_picture import svg
 
 POLICY = AnalysisPolicy()
 
@@ -58,3 +63,38 @@ def test_the_terminal_shows_a_chart_once_there_is_something_to_draw() -> None:
     (chart,) = charts(moments)
     for text in ("worse", "good enough for all traffic", "proved", "requests of the candidate"):
         assert text in chart.plain
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ([], "             0%"),
+        ([0.5], "▄▄▄▄▄▄▄▄▄▄    50%"),
+        ([-2.0, -1.0], "               0%"),
+        ([0.0] * 9 + [0.4, 1.2], "        ▃█ proved"),
+    ],
+)
+def test_a_line_of_bars_shows_how_evidence_came_about(shares: list[float], told: str) -> None:
+    assert sparks(shares, "red").plain.split() == told.split()
+    assert len(sparks(shares, "red").plain) == 17
+
+
+def test_a_loss_and_labels_have_their_pictures() -> None:
+    policy = AnalysisPolicy(weight_latency=0.2, weight_loss=0.1, weight_labels=0.1)
+    losses = (Losses(90, 9.0), Losses(10, 1.0))
+    told = [Block(n, "r", 9, 0.0, 1.0, ArmCount(90, 1), ArmCount(10, 0), losses=losses) for n in range(1, 50)]
+    found = fold(policy, Evidence.start(policy, (5, 50, 100), labels=LabelMode.REPORT), told)
+    found = fold_labels(policy, found, [LabelBlock(1, "r", Labelled(90, 80, 16.0), Labelled(10, 8, 4.0))])
+    said, points = judge(policy, found, 100), found.trail.points()
+    drawn = svg("churn 7: failed", said, points)
+    for text in (b"loss: how bad answers are", b"441 of 4,410", b"labels: how bad answers turned out", b"16 of 80"):
+        assert text in drawn
+    place = METRICS.index("loss")
+    assert points[-1].enough[place] != 0.0
+    assert {reading.name for reading in said.metrics if reading.margin95} >= {"errors"}
+
+
+def test_what_was_kept_before_a_metric_was_known_is_drawn_without_it() -> None:
+    found = evidence(300)
+    old = [replace(point, worse=point.worse[:4], enough=point.enough[:3]) for point in found.trail.points()]
+    assert b"churn" in svg("churn", judge(POLICY, found, 100), old)

@@ -98,6 +98,23 @@ def test_predictions_gain_nothing_within_the_tolerated_distance(seed: int, rows:
         assert expected <= exp(evidence.differs.log_e) * (1 + ROUNDING)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_that_predictions_differ_at_all_gains_nothing_where_they_do_not(seed: int, rows: int) -> None:
+    dice = random.Random(seed)
+    evidence = PredictionEvidence.start()
+    for number in range(3):
+        arms = (tuple(dice.random() * 9 for _ in range(3)), tuple(dice.random() * 5 for _ in range(3)))
+        evidence = evidence.after(0.1, number, arms)
+    for p in distributions(dice, 12, 3):
+        expected = sum(
+            c0 * c1 * exp(evidence.after(0.1, 4, (shares(x0, rows), shares(x1, rows))).log_e_at_all)
+            for c0, x0 in outcomes(p, 2 * rows)
+            for c1, x1 in outcomes(p, rows)
+        )
+        assert expected <= exp(evidence.log_e_at_all) * (1 + ROUNDING)
+
+
 @pytest.mark.parametrize("weight", [1, 10, 50, 95])
 def test_the_split_gains_nothing_where_it_is_as_asked(weight: int) -> None:
     before = SplitEvidence(2, stable=17, candidate=5, log_e=0.7)

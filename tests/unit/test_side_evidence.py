@@ -107,3 +107,34 @@ def test_every_metric_is_read_with_its_weight() -> None:
     }
     refusals = next(reading for reading in readings if reading.name == "refusals")
     assert (refusals.stable.errors, refusals.stable.requests) == (50, 450)
+
+
+class TestPredictions:
+    def test_a_small_difference_is_told_and_held_against_nobody(self) -> None:
+        told = [
+            replace(one, predictions=((20.0, 60.0), (8.0, 12.0))) for one in blocks(200, ArmCount(80), ArmCount(20))
+        ]
+        policy = replace(POLICY, prediction_distance=0.3)
+        evidence = fold(policy, Evidence.start(policy, (20, 50, 100)), told)
+        said = judge(policy, evidence, 50)
+        assert said.verdict is Verdict.PASS
+        (remark,) = said.remarks
+        assert remark.startswith("some predictions are others than the stable revision's (1,000,000 to 1, 100 to 1")
+
+    def test_none_is_told_where_there_is_none(self) -> None:
+        told = [
+            replace(one, predictions=((20.0, 60.0), (5.0, 15.0))) for one in blocks(200, ArmCount(80), ArmCount(20))
+        ]
+        assert judge(POLICY, fold(POLICY, FRESH, told), 50).remarks == ()
+
+
+def test_every_metric_but_predictions_tells_by_how_much_it_can_be_worse() -> None:
+    latencies = (
+        Latencies((5,) * LEVELS, (80, 16, 8, 2), (80, 16, 8, 2)),
+        Latencies((5,) * LEVELS, (80, 16, 8, 2), (80, 16, 8, 2)),
+    )
+    told = [replace(one, latency=latencies) for one in blocks(200, ArmCount(160), ArmCount(160))]
+    policy = replace(POLICY)
+    said = judge(policy, fold(policy, Evidence.start(policy, (50, 100)), told), 100)
+    margins = {reading.name: reading.margin95 for reading in said.metrics}
+    assert margins == {"errors": 0.001, "refusals": 0.0025, "latency": 0.005, "predictions": None}
