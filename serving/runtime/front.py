@@ -68,7 +68,8 @@ class Front:
         tracing = Tracing.of_environment(self._settings.origin)
         web = Web(service, self._listener, tracing, shared=self._shared is not None)
         serving = web.start()
-        starting, ending = asyncio.create_task(self._start(service, web)), asyncio.create_task(told.wait())
+        starting = asyncio.create_task(self._start(service, web, tracing))
+        ending = asyncio.create_task(told.wait())
         await asyncio.wait((serving, starting, ending), return_when=asyncio.FIRST_COMPLETED)
         failed = starting.done() and not starting.result()
         if not failed:
@@ -87,14 +88,15 @@ class Front:
         if self._shared is not None:
             loop.add_reader(self._shared.parent, told.set)
 
-    async def _start(self, service: Service, web: Web) -> bool:
+    async def _start(self, service: Service, web: Web, tracing: Tracing) -> bool:
         """Load the model, and predict once; whether that worked."""
         settings = self._settings
         try:
             if settings.grpc_port is not None:
                 from serving.runtime import open_inference_grpc
 
-                self._grpc = await open_inference_grpc.serve(service, settings.host, settings.grpc_port)
+                where = (settings.host, settings.grpc_port)
+                self._grpc = await open_inference_grpc.serve(service, tracing, *where)
             await service.start(await self._engine())
         except RuntimeError as error:
             _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it

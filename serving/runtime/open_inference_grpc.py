@@ -27,6 +27,7 @@ from serving.runtime.open_inference_messages import PACKAGE, message
 from serving.runtime.open_inference_model import OpenModel
 from serving.runtime.service import Caller, Service
 from serving.runtime.settings import AccessLog
+from serving.runtime.tracing import Tracing
 
 _SERVICE = f"{PACKAGE}.GRPCInferenceService"
 
@@ -68,7 +69,7 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
-async def serve(service: Service, host: str, port: int) -> GrpcServer:
+async def serve(service: Service, tracing: Tracing, host: str, port: int) -> GrpcServer:
     """Serve on that address, port 0 for any free one; `RuntimeError` where it is taken."""
     settings = service.settings
     options = [
@@ -78,7 +79,7 @@ async def serve(service: Service, host: str, port: int) -> GrpcServer:
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
     server = grpc.aio.server(options=options)
-    server.add_generic_rpc_handlers((_Inference(OpenModel(service)).handlers(),))
+    server.add_generic_rpc_handlers((_Inference(OpenModel(service), tracing).handlers(),))
     bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     await server.start()
     return GrpcServer(server, bound)
@@ -87,8 +88,9 @@ async def serve(service: Service, host: str, port: int) -> GrpcServer:
 class _Inference:
     """The methods of the service."""
 
-    def __init__(self, model: OpenModel) -> None:
+    def __init__(self, model: OpenModel, tracing: Tracing) -> None:
         self._model = model
+        self._answer = tracing.around(self._predicted, lambda asked, caller: (caller, _INFER))
         self._figures, self._settings = model.service.figures, model.service.settings
         self._access = self._settings.access_log
         self._prefix, self._numbers = f"{os.urandom(6).hex()}-", itertools.count(1)
@@ -129,7 +131,7 @@ class _Inference:
         """Counts what `_predicted` does."""
         began, status, cause = time.perf_counter(), 500, "server"
         try:
-            answer = await self._predicted(asked, self._caller(context))
+            answer = await self._answer(asked, self._caller(context))
             status, cause = 200, ""
         except ServingError as error:
             status, cause = error.status, error.cause

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from dataclasses import replace as changed
 from importlib import import_module
 from threading import Thread
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from serving.prediction_log_entry import Origin
 from serving.runtime.exchange import ServingError
-from serving.runtime.routes import Asked, Protocol, Reply
+from serving.runtime.routes import Protocol
+from serving.runtime.service import Caller
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _VARIABLE = "OTEL_TRACES_EXPORTER"
 
 _SEND_SECONDS = 1.0
@@ -48,7 +51,13 @@ class Tracing:
 
     def traced(self, protocol: Protocol) -> Protocol:
         """The same protocol, with a span around every answer."""
-        return protocol if self.provider is None else changed(protocol, answer=self._around(protocol.answer))
+        return changed(protocol, answer=self.around(protocol.answer, lambda asked: (asked.caller, asked.path)))
+
+    def around(
+        self, answer: Callable[P, Awaitable[R]], about: Callable[P, tuple[Caller, str]]
+    ) -> Callable[P, Awaitable[R]]:
+        """The same with a span around it, of the caller and the path that it is `about`."""
+        return answer if self.provider is None else self._around(answer, about)
 
     def close(self) -> None:
         """Send what was not sent yet, if somebody takes it soon."""
@@ -57,27 +66,29 @@ class Tracing:
             sending.start()
             sending.join(_SEND_SECONDS)
 
-    def _around(self, answer: Callable[[Asked], Awaitable[Reply]]) -> Callable[[Asked], Awaitable[Reply]]:
+    def _around(
+        self, answer: Callable[P, Awaitable[R]], about: Callable[P, tuple[Caller, str]]
+    ) -> Callable[P, Awaitable[R]]:
         from opentelemetry.trace import SpanKind, Status, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         tracer, origin = self.provider.get_tracer("serving.runtime"), self.origin
         propagator = TraceContextTextMapPropagator()
 
-        async def traced(asked: Asked) -> Reply:
-            trace = asked.caller.trace
-            parent = propagator.extract({"traceparent": trace} if trace else {})
+        async def traced(*asked: P.args, **more: P.kwargs) -> R:
+            caller, path = about(*asked, **more)
+            parent = propagator.extract({"traceparent": caller.trace} if caller.trace else {})
             attributes = {
                 "promote.model": origin.model,
                 "promote.version": origin.version,
-                "promote.request_id": asked.caller.request_id,
-                "url.path": asked.path,
+                "promote.request_id": caller.request_id,
+                "url.path": path,
             }
             with tracer.start_as_current_span(
                 "predict", context=parent, kind=SpanKind.SERVER, attributes=attributes, record_exception=False
             ) as span:
                 try:
-                    return await answer(asked)
+                    return await answer(*asked, **more)
                 except ServingError as error:
                     span.set_status(Status(StatusCode.ERROR, error.cause))
                     raise

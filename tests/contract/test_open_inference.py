@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from tests.fixtures.collector import collecting
 from tests.fixtures.gateway import free_port, until
 from tests.fixtures.models import COUNTS, NUMBERS, WORDS, customers
 from tests.fixtures.scoring import ScoringServer, our_server
@@ -272,6 +274,21 @@ def test_over_grpc_too_requests_are_counted(moody: Server) -> None:
         with pytest.raises(InferenceServerException):
             moody.infer(arrays, GRPC)
     assert counts() == [count + 1 for count in before]
+
+
+def test_over_grpc_too_a_prediction_is_a_span_below_the_callers(light_model: Path) -> None:
+    with collecting() as collector:
+        how = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        with running(light_model, OTEL_TRACES_EXPORTER="otlp", **how) as server:
+            headers = {"x-request-id": "traced", "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+            with grpc.insecure_channel(server.address) as channel:
+                infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+                with pytest.raises(grpc.RpcError):
+                    infer(service_pb2.ModelInferRequest(model_name=MODEL), metadata=[*headers.items()])
+            (span,) = until(lambda: collector.of_request("traced"))
+    assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("predict", "ab" * 16, "cd" * 8)
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert "url.path" in {attribute.key for attribute in span.attributes}
 
 
 def test_a_full_queue_says_so(moody: Server) -> None:
