@@ -90,7 +90,7 @@ class _Inference:
 
     def __init__(self, model: OpenModel, tracing: Tracing) -> None:
         self._model = model
-        self._answer = tracing.around(self._predicted, lambda asked, caller: (caller, _INFER))
+        self._answer = tracing.around(self._predicted, _about)
         self._figures, self._settings = model.service.figures, model.service.settings
         self._access = self._settings.access_log
         self._prefix, self._numbers = f"{os.urandom(6).hex()}-", itertools.count(1)
@@ -174,6 +174,10 @@ class _Inference:
         mode = told.get("x-promote-mode", "")
         deadline = asyncio.get_running_loop().time() + seconds
         return Caller(request_id, mode if mode in _MODES else "live", told.get("x-entity-id"), deadline, trace)
+
+
+def _about(_asked: Any, caller: Caller) -> tuple[Caller, str]:
+    return caller, _INFER
 
 
 def _method(name: str, answer: Answer) -> Answer:
