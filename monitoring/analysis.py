@@ -28,7 +28,7 @@ from monitoring.excess import FINE
 from monitoring.label_evidence import LabelEvidence
 from monitoring.label_policy import LabelMode
 from monitoring.labels import LabelBlock
-from monitoring.latency_evidence import PARTS, LatencyEvidence
+from monitoring.latency_evidence import LatencyEvidence, parts
 from monitoring.prediction_evidence import PredictionEvidence
 from monitoring.rate_evidence import RateEvidence
 from monitoring.split_evidence import SplitEvidence
@@ -201,7 +201,7 @@ def family(policy: AnalysisPolicy, evidence: Evidence) -> Iterator[tuple[str, fl
     """Every process that speaks against the candidate: its metric, its weight, and the process."""
     yield "errors", policy.weight_errors, evidence.errors.worse
     yield "refusals", policy.weight_refusals, evidence.refusals.worse
-    for part, process in zip(PARTS, evidence.latency.slower, strict=True):
+    for part, process in zip(parts(policy), evidence.latency.slower, strict=True):
         yield "latency", policy.weight_latency * part, process
     yield "predictions", policy.weight_predictions, evidence.predictions.differs
     if evidence.loss is not None:
@@ -217,13 +217,13 @@ def log_e_worse(policy: AnalysisPolicy, evidence: Evidence) -> float:
 
 def log_e_by_metric(policy: AnalysisPolicy, evidence: Evidence) -> dict[str, float]:
     """Log of the evidence that the candidate is worse by each metric alone; one without weight is left out."""
-    parts: dict[str, list[tuple[float, float]]] = {}
+    staked: dict[str, list[tuple[float, float]]] = {}
     for metric, weight, process in family(policy, evidence):
         if weight:
-            parts.setdefault(metric, []).append((weight, process.log_e))
+            staked.setdefault(metric, []).append((weight, process.log_e))
     return {
         metric: log_sum([log(weight / sum(w for w, _ in found)) + log_e for weight, log_e in found])
-        for metric, found in parts.items()
+        for metric, found in staked.items()
     }
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf, isclose
 
+from monitoring.blocks import Scale
+
 _SHARES = (
     "alpha_rollback",
     "alpha_promote",
@@ -40,6 +42,9 @@ class AnalysisPolicy:
     """Promotion: the candidate may be slower by this, relative to the stable revision."""
     latency_slack_ms: float = 2.0
     """Rollback and promotion: and by these milliseconds, which nobody notices."""
+    latency_slo_ms: float | None = None
+    """Rollback: a request should take no longer than this (milliseconds); that more of the candidate's do than of the
+    stable revision's counts against it, however many do."""
     latency_tail_points: float = 0.02
     """Promotion: this much more of the requests may take longer than 95 % usually do (0.02 is 2 points)."""
     require_latency: bool = True
@@ -85,11 +90,18 @@ class AnalysisPolicy:
             raise ValueError(
                 "latency_margin must not be 0 while require_latency is on: an equal candidate never passes"
             )
+        if self.latency_slo_ms is not None and not 0 < self.latency_slo_ms < inf:
+            raise ValueError(f"latency_slo_ms must be a number above 0, not {self.latency_slo_ms}")
         if not (self.burst_limit == 0 or 1 <= self.burst_limit < inf):
             raise ValueError(f"burst_limit must be 0, or a number from 1 on, not {self.burst_limit}")
         if not 0 < self.burst_seconds < inf:
             raise ValueError(f"burst_seconds must be above 0, not {self.burst_seconds}")
         self._check_weights()
+
+    @property
+    def scale(self) -> Scale:
+        """How latencies are scored."""
+        return Scale(self.latency_tolerance, self.latency_margin, self.latency_slack_ms, self.latency_slo_ms)
 
     def _check_weights(self) -> None:
         for name in _WEIGHTS:

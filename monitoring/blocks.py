@@ -51,6 +51,8 @@ class Latencies:
     """Requests beyond each of `CUTS`, after the same division."""
     beyond: tuple[int, ...]
     """Requests beyond each of `CUTS`, the candidate's latencies divided by 1 + `Scale.latency_margin` instead."""
+    over: int | None = None
+    """Requests beyond `Scale.latency_slo_ms`, after the same division as `slow`; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Scale:
     """And by this before it counts against its promotion."""
     latency_slack_ms: float = 0.0
     """Milliseconds that nobody notices: the candidate may be slower by these besides."""
+    latency_slo_ms: float | None = None
+    """Milliseconds that a request should take at most."""
 
 
 class Seen(NamedTuple):

@@ -119,8 +119,12 @@ def _together(one: Block, other: Block) -> Block:
 
 
 def _sum(one: Latencies, other: Latencies) -> Latencies:
-    parts = ((one.ranks, other.ranks), (one.slow, other.slow), (one.beyond, other.beyond))
-    return Latencies(*(tuple(a + b for a, b in zip(*part, strict=True)) for part in parts))
+    ranks, slow, beyond = (
+        tuple(a + b for a, b in zip(*part, strict=True))
+        for part in ((one.ranks, other.ranks), (one.slow, other.slow), (one.beyond, other.beyond))
+    )
+    over = None if one.over is None or other.over is None else one.over + other.over
+    return Latencies(ranks, slow, beyond, over)
 
 
 def _counted(one: ArmCount, other: ArmCount) -> ArmCount:

@@ -26,7 +26,7 @@ from monitoring.eprocess import (
     shifted,
     stable_rate,
 )
-from monitoring.latency_evidence import PARTS, TAIL
+from monitoring.latency_evidence import TAIL, parts
 from monitoring.plan import StepPlan, percent
 from monitoring.prediction_evidence import BETS, JUMPS
 from monitoring.usual import Usual
@@ -99,14 +99,14 @@ def _share(
 
 def _latency(policy: AnalysisPolicy, steps: Sequence[StepPlan]) -> Iterator[Detectable]:
     """By rank, and by the share of requests beyond the 95th percentile."""
-    ranks = tuple(_at_shifts(policy, policy.weight_latency * PARTS[0], SLOWER, MIDDLE.errors / MIDDLE.requests))
+    ranks = tuple(_at_shifts(policy, policy.weight_latency * parts(policy)[0], SLOWER, MIDDLE.errors / MIDDLE.requests))
     tilt = _smallest(lambda tilt: _finds(steps, ranks, tilted(0.0), tilted(tilt)), 0.0, _STEEPEST)
     rank = None if tilt is None else sum(chance * score for chance, score in tilted(tilt))
     said = _said(
         rank, "requests that, less what is tolerated, are slower than {} of the stable version's", "on average 50 %"
     )
     yield Detectable("latency", 0.5, rank, said)
-    usual, part = 1 - CUTS[2], PARTS[1 + TAIL.index(2)]
+    usual, part = 1 - CUTS[2], parts(policy)[1 + TAIL.index(2)]
     bets = tuple(_at_shifts(policy, policy.weight_latency * part, SLOW, usual))
     tail = _smallest(lambda rate: _finds(steps, bets, _rate(usual), _rate(rate)), usual, 1.0)
     said = _said(tail, "{} of them slower than 95 % usually are", f"usual are {percent(usual)}")

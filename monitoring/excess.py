@@ -14,7 +14,7 @@ from monitoring.eprocess import BELOW, Claim, EProcess, Line, Pair, Tally, opene
 
 FINE: tuple[float, ...] = (0.001, 0.0015, 0.0025, 0.004, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06, 0.10, 0.20)
 """Excess rates, as shares of the requests; of errors, which a promotion for want of evidence goes by."""
-COARSE: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.10)
+COARSE: tuple[float, ...] = (0.005, 0.01, 0.03, 0.10)
 """Of everything else."""
 _ALPHA = 0.05
 

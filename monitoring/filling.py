@@ -187,7 +187,7 @@ def count(members: Iterable[Record], arm: Arm, timeout: float) -> ArmCount:
 
 def latencies(members: Iterable[Record], arm: Arm, ruler: Ruler) -> Latencies:
     """Every request counts that is not abandoned, or was so only when its score was known."""
-    ranks, slow, beyond = [0] * LEVELS, [0] * (len(CUTS) + 1), [0] * (len(CUTS) + 1)
+    ranks, slow, beyond, over = [0] * LEVELS, [0] * (len(CUTS) + 1), [0] * (len(CUTS) + 1), 0
     for record in members:
         if record.arm is arm:
             latency = record.latency(inf)
@@ -196,7 +196,9 @@ def latencies(members: Iterable[Record], arm: Arm, ruler: Ruler) -> Latencies:
                 ranks[level] += 1
                 slow[passed] += 1
                 beyond[passed_by_far] += 1
-    return Latencies(tuple(ranks), _at_least(slow), _at_least(beyond))
+                over += ruler.over(arm, latency)
+    limited = ruler.scale.latency_slo_ms is not None
+    return Latencies(tuple(ranks), _at_least(slow), _at_least(beyond), over if limited else None)
 
 
 def _at_least(exactly: Sequence[int]) -> tuple[int, ...]:

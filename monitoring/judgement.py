@@ -268,10 +268,13 @@ def _counts(policy: AnalysisPolicy, evidence: Evidence, metric: str) -> str:
     if metric == "latency":
         stable, candidate = evidence.latency.beyond()
         after = f", after {_tolerated(policy)} were taken off" if _tolerated(policy) else ""
-        return (
+        words = (
             f"{_percent(candidate)} of the candidate's requests{after}, and {_percent(stable)} of the stable revision's"
             " took longer than 95 % of them usually take"
         )
+        if (over := evidence.latency.over()) is not None:
+            words += f", {_percent(over[1])} and {_percent(over[0])} longer than {policy.latency_slo_ms:g} ms"
+        return words
     means = {"loss": evidence.loss, "labels": evidence.labels.loss if evidence.labels is not None else None}
     if (loss := means.get(metric)) is not None:
         return f"{_mean(loss.candidate)} of the candidate, {_mean(loss.stable)} of the stable revision"

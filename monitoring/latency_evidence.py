@@ -37,13 +37,14 @@ _TOLD = 1 + TAIL.index(CUTS.index(0.95))
 """Position of the 95th percentile in what earlier blocks said."""
 _RANKED = unending(Claim(Line(), SLOWER, 0.0))
 _BEYOND = unending(Claim(Line(), SLOW, 0.0))
-PARTS = (0.5, *(0.5 / len(TAIL) for _ in TAIL))
-"""Of what is staked on latency: half on the rank, the rest on the tail."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyEvidence:
-    """What is known of latency. Every tuple but `enough` has the rank first, then the tail's quantiles."""
+    """What is known of latency.
+
+    Every tuple but `enough` has the rank first, then the tail's quantiles, then the policy's limit where it has one.
+    """
 
     slower: tuple[EProcess, ...]
     enough: tuple[EProcess, ...]
@@ -58,7 +59,7 @@ class LatencyEvidence:
 
     @classmethod
     def start(cls, policy: AnalysisPolicy) -> LatencyEvidence:
-        slower = (opened(_RANKED), *(opened(_BEYOND) for _ in TAIL))
+        slower = (opened(_RANKED), *(opened(_BEYOND) for _ in parts(policy)[1:]))
         enough = tuple(opened(enough_claim(policy, cut)) for cut in ENOUGH)
         none = (Tally(),) * (len(slower) + len(enough))
         return cls(slower, enough, none, none, Excess.start())
@@ -67,10 +68,11 @@ class LatencyEvidence:
         self, policy: AnalysisPolicy, number: int, arms: tuple[Latencies, Latencies], *, as_one: bool = False
     ) -> LatencyEvidence:
         """With what block `number` says of both arms, each of which is a single unit where `as_one`."""
-        stable, candidate = (_tallies(arm) for arm in arms)
+        limited = policy.latency_slo_ms is not None
+        stable, candidate = (_tallies(arm, limited=limited) for arm in arms)
         pairs = [Pair(number, *now) for now in zip(stable, candidate, strict=True)]
         units = [as_unit(pair) for pair in pairs] if as_one else pairs
-        claims = (_RANKED, *(_BEYOND for _ in TAIL), *(enough_claim(policy, cut) for cut in ENOUGH))
+        claims = (_RANKED, *(_BEYOND for _ in self.slower[1:]), *(enough_claim(policy, cut) for cut in ENOUGH))
         processes = [
             updated(process, claim, unit, before, Tally(self.units))
             for process, claim, unit, before in zip(
@@ -86,9 +88,20 @@ class LatencyEvidence:
             self.units + units[0].candidate.requests,
         )
 
+    def over(self) -> tuple[Tally, Tally] | None:
+        """The same beyond the limit of the policy; None where it has none."""
+        limited = len(self.slower) > 1 + len(TAIL)
+        return (self.stable[1 + len(TAIL)], self.candidate[1 + len(TAIL)]) if limited else None
+
     def beyond(self) -> tuple[Tally, Tally]:
         """Requests of both arms beyond the 95th percentile, as they count against the candidate."""
         return self.stable[_TOLD], self.candidate[_TOLD]
+
+
+def parts(policy: AnalysisPolicy) -> tuple[float, ...]:
+    """Of what is staked on latency: half on the rank, the rest on the tail and the limit."""
+    tail = len(TAIL) + (policy.latency_slo_ms is not None)
+    return (0.5, *(0.5 / tail for _ in range(tail)))
 
 
 def enough_claim(policy: AnalysisPolicy, cut: int) -> Claim:
@@ -103,11 +116,17 @@ def enough_claim(policy: AnalysisPolicy, cut: int) -> Claim:
     return Claim(Line(), FAST_ENOUGH, threshold)
 
 
-def _tallies(arm: Latencies) -> tuple[Tally, ...]:
+def _tallies(arm: Latencies, *, limited: bool) -> tuple[Tally, ...]:
     requests = sum(arm.ranks)
     score = sum(n * (position + 0.5) for position, n in enumerate(arm.ranks)) / LEVELS
     return (
         Tally(requests, score, arm.ranks),
         *(Tally(requests, arm.slow[cut]) for cut in TAIL),
+        *([_over(arm, requests)] if limited else []),
         *(Tally(requests, arm.beyond[cut]) for cut in ENOUGH),
     )
+
+
+def _over(arm: Latencies, requests: float) -> Tally:
+    """A block that was folded without the limit says nothing."""
+    return Tally() if arm.over is None else Tally(requests, arm.over)

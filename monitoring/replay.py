@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import msgspec
 
 from monitoring.analysis import Evidence, fold, warned
-from monitoring.blocks import Arm, Block, Scale, Seen
+from monitoring.blocks import Arm, Block, Seen
 from monitoring.bursts import spread_of
 from monitoring.filling import Folding
 from monitoring.folder import Folder
@@ -102,7 +102,7 @@ class Replay:
 
     def _begin(self) -> None:
         analysis = self.policy.analysis
-        scale = Scale(analysis.latency_tolerance, analysis.latency_margin, analysis.latency_slack_ms)
+        scale = analysis.scale
         self._folder.measure(scale, History((one.latency_ms, one.prediction) for one in self._usual))
         self.evidence = warned(analysis, self.evidence, spread_of(self._usual).ratio)
         self._ramp = Ramp(since=self._now)

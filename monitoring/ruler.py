@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from math import ceil, inf, isfinite, nextafter
 from typing import Any
 
@@ -108,7 +108,7 @@ class Ruler:
     def longest(self) -> float:
         """Milliseconds after which nothing more can be learnt from a latency of either arm."""
         most = 1.0 + max(self.scale.latency_tolerance, self.scale.latency_margin, 0.0)
-        return self.cap * most + self.scale.latency_slack_ms
+        return max(self.cap, self.scale.latency_slo_ms or 0.0) * most + self.scale.latency_slack_ms
 
     @property
     def categories(self) -> int:
@@ -130,10 +130,19 @@ class Ruler:
         if arm is Arm.STABLE:
             passed = self.cuts_passed(latency_ms)
             return self.level(latency_ms), passed, passed
-        noticed = max(0.0, latency_ms - self.scale.latency_slack_ms)
-        tolerated = noticed / (1.0 + self.scale.latency_tolerance)
-        allowed = noticed / (1.0 + self.scale.latency_margin)
+        tolerated = self._reduced(latency_ms, self.scale.latency_tolerance)
+        allowed = self._reduced(latency_ms, self.scale.latency_margin)
         return self.level(tolerated), self.cuts_passed(tolerated), self.cuts_passed(allowed)
+
+    def over(self, arm: Arm, latency_ms: float) -> bool:
+        """Whether a request of `arm` took longer than it should, with the tolerance."""
+        slo = self.scale.latency_slo_ms
+        counts = latency_ms if arm is Arm.STABLE else self._reduced(latency_ms, self.scale.latency_tolerance)
+        return slo is not None and counts > slo
+
+    def _reduced(self, latency_ms: float, share: float) -> float:
+        """A latency of the candidate, less what nobody notices and a share."""
+        return max(0.0, latency_ms - self.scale.latency_slack_ms) / (1.0 + share)
 
     def place(self, value: Value) -> int:
         """Number of the value's category."""
@@ -154,8 +163,7 @@ class Ruler:
 
     def state(self) -> list[Any]:
         """As JSON; `restore` takes it."""
-        scale = [self.scale.latency_tolerance, self.scale.latency_margin, self.scale.latency_slack_ms]
-        return [self.levels, self.cuts, self.cap, self.names, self.edges, scale]
+        return [self.levels, self.cuts, self.cap, self.names, self.edges, astuple(self.scale)]
 
     @classmethod
     def restore(cls, state: Sequence[Any]) -> Ruler:

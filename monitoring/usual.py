@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monitoring.analysis_policy import AnalysisPolicy
-from monitoring.blocks import Arm, Scale, Seen
+from monitoring.blocks import Arm, Seen
 from monitoring.bursts import spread_of
 from monitoring.latency_evidence import ENOUGH
 from monitoring.ruler import LEAST, History, Ruler
@@ -33,8 +33,7 @@ def usual(policy: AnalysisPolicy, seen: Sequence[Seen], otherwise: Usual) -> Usu
     if len(seen) < LEAST:
         return otherwise
     rates = (sum(one.error for one in seen) / len(seen), sum(one.refused for one in seen) / len(seen))
-    scale = Scale(policy.latency_tolerance, policy.latency_margin, policy.latency_slack_ms)
-    ruler = Ruler.from_history(History((one.latency_ms, None) for one in seen), scale)
+    ruler = Ruler.from_history(History((one.latency_ms, None) for one in seen), policy.scale)
     slow = () if ruler is None else tuple(_beyond(ruler, cut, seen) for cut in ENOUGH)
     return Usual(*rates, slow=slow, bursts=spread_of(seen).ratio)
 

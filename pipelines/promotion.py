@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
-from monitoring.blocks import Arm, Block, BlockError, Scale
+from monitoring.blocks import Arm, Block, BlockError
 from monitoring.labels import EvidenceSource, LabelBlock
 from monitoring.notify import Alert, Notifier, Severity
 from monitoring.plan import plan
@@ -177,7 +177,7 @@ class Promotion:
         try:
             if rollout.phase is Phase.PROVING:
                 analysis = rollout.policy.analysis
-                scale = Scale(analysis.latency_tolerance, analysis.latency_margin, analysis.latency_slack_ms)
+                scale = analysis.scale
                 self._ports.blocks.prepare(rollout.id, rollout.intent.model, scale, rollout.policy.labels)
             if rollout.evidence is None or rollout.phase in FINAL:
                 return None

@@ -14,7 +14,7 @@ from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import LEVELS
 from monitoring.detectable import POWER, detectable, foreseen, tilted
 from monitoring.eprocess import SLOW, SLOWER, Claim, Line, Pair, Tally, opened, updated
-from monitoring.latency_evidence import ENOUGH, PARTS, enough_claim
+from monitoring.latency_evidence import ENOUGH, enough_claim, parts
 from monitoring.plan import StepPlan, plan
 from monitoring.prediction_evidence import PredictionEvidence
 from monitoring.rate_evidence import summed, unending, worse_claim
@@ -77,8 +77,8 @@ def ranks(mean: float) -> DRAWN:
     [
         ("errors", POLICY.weight_errors, worse_claim(POLICY), 0.01, rate),
         ("refusals", POLICY.weight_refusals, worse_claim(POLICY), 0.002, rate),
-        ("latency", POLICY.weight_latency * PARTS[0], Claim(Line(), SLOWER, 0.0), 0.5, ranks),
-        ("latency tail", POLICY.weight_latency * PARTS[1], Claim(Line(), SLOW, 0.0), 0.05, rate),
+        ("latency", POLICY.weight_latency * parts(POLICY)[0], Claim(Line(), SLOWER, 0.0), 0.5, ranks),
+        ("latency tail", POLICY.weight_latency * parts(POLICY)[1], Claim(Line(), SLOW, 0.0), 0.05, rate),
     ],
 )
 def test_what_is_said_to_be_found_is_found_in_nine_of_ten_rollouts(

@@ -134,7 +134,7 @@ def at_step_2(stable: int, candidate: int) -> Block:
 @settings(max_examples=40, deadline=None)
 def test_an_adversary_who_knows_the_past_gains_nothing(first: int, second: int) -> None:
     """It chooses, by all that has happened, how often both arms fail, are refused and are slow, and their requests."""
-    policy = AnalysisPolicy()
+    policy = AnalysisPolicy(latency_slo_ms=500.0)
 
     def expected(evidence: Evidence, past: tuple[object, ...], depth: int) -> float:
         if depth == 0:
@@ -157,7 +157,7 @@ def test_an_adversary_who_knows_the_past_gains_nothing(first: int, second: int) 
 def of_counts(number: int, stable: tuple[int, int], candidate: tuple[int, int]) -> Block:
     """What fails is refused and slow as well, so that every metric but predictions has its say."""
     arms = [ArmCount(requests, bad, bad) for requests, bad in (stable, candidate)]
-    timed = [Latencies(ranks(*arm), (arm[1],) * 4, (arm[1],) * 4) for arm in (stable, candidate)]
+    timed = [Latencies(ranks(*arm), (arm[1],) * 4, (arm[1],) * 4, arm[1]) for arm in (stable, candidate)]
     return Block(number, "r", 9, 0.0, 1.0, arms[0], arms[1], latency=(timed[0], timed[1]))
 
 

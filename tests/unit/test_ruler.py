@@ -156,3 +156,12 @@ def test_what_is_kept_of_a_ruler_measures_the_same(values: list[Value]) -> None:
     again = Ruler.restore(json.loads(json.dumps(measure.state())))
     assert again == measure
     assert [again.place(value) for value in values] == [measure.place(value) for value in values]
+
+
+def test_a_limit_counts_what_is_longer_after_what_is_tolerated() -> None:
+    measure = ruler(HUNDREDS, scale=Scale(0.10, 0.25, 2.0, latency_slo_ms=50.0))
+    assert [measure.over(Arm.STABLE, latency) for latency in (50.0, 50.1)] == [False, True]
+    assert [measure.over(Arm.CANDIDATE, latency) for latency in (56.9, 57.1)] == [False, True]
+    assert not ruler(HUNDREDS).over(Arm.CANDIDATE, inf)
+    assert ruler(HUNDREDS, scale=Scale(latency_slo_ms=10_000.0)).longest >= 10_000.0
+    assert Ruler.restore(json.loads(json.dumps(measure.state()))) == measure
