@@ -20,29 +20,29 @@ from benchmarks.canary.figure import Figure
 RESULTS = Path(__file__).with_name("results")
 Target = Callable[[int], list[Figure]]
 TARGETS: dict[str, tuple[Target, int, int]] = {
-    "G1": (error_rate.g1, 700, 20),
-    "G2": (rollouts.g2, 80, 4),
-    "G3": (error_rate.g3, 200, 12),
+    "G1": (error_rate.g1, 450, 20),
+    "G2": (rollouts.g2, 60, 4),
+    "G3": (error_rate.g3, 150, 12),
     "G4": (error_rate.g4, 2_000, 60),
     "G5": (error_rate.g5, 2_000, 80),
     "G6": (error_rate.g6, 2_000, 150),
-    "G7": (requests.g7, 60, 4),
-    "G8": (requests.g8, 80, 4),
+    "G7": (requests.g7, 45, 4),
+    "G8": (requests.g8, 50, 4),
     "G9": (requests.g9, 50, 4),
-    "G10": (error_rate.g10, 200, 10),
+    "G10": (error_rate.g10, 120, 10),
     "G11": (error_rate.g11, 500, 60),
-    "G12": (rollouts.g12, 100, 4),
-    "G13": (rollouts.g13, 150, 6),
+    "G12": (rollouts.g12, 70, 4),
+    "G13": (rollouts.g13, 100, 6),
     "G14": (error_rate.g14, 300, 30),
-    "G14, all metrics": (requests.g14_family, 60, 4),
+    "G14, all metrics": (requests.g14_family, 40, 4),
     "G15": (error_rate.g15, 400, 20),
-    "G16": (requests.g16, 100, 5),
-    "G17": (requests.g17, 60, 4),
+    "G16": (requests.g16, 70, 5),
+    "G17": (requests.g17, 45, 4),
     "G18": (rollouts.g18, 50, 3),
     "G19": (rollouts.g19, 2_000, 200),
 }
 """By name: what measures it, its replicates here, and those that are few enough for every run of the tests."""
-CANARIES = 48
+CANARIES = 32
 """Canaries of each world that the rules are compared on."""
 
 
