@@ -127,7 +127,7 @@ class AccessLogBlocks:
 
     def labelled(self, rollout: str, after: int = 0) -> tuple[LabelBlock, ...]:
         self.pump()
-        with self._guard:
+        with self._reading():
             return self._awaitings.told(rollout, after, self._clock())
 
     def rate(self, model: str) -> float | None:

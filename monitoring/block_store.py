@@ -20,6 +20,7 @@ import msgspec
 
 from monitoring.blocks import Block, BlockError, Seen
 from monitoring.filling import Part
+from monitoring.label_store import SCHEMA as LABEL_SCHEMA
 from monitoring.label_store import forget_labels, keep_awaited
 from monitoring.labels import Awaited
 from monitoring.ruler import KEPT
@@ -119,7 +120,7 @@ class BlockStore:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._transaction() as database:
-            database.executescript(_SCHEMA)
+            database.executescript(_SCHEMA + LABEL_SCHEMA)
 
     def load(self) -> Saved:
         with self._transaction() as database:

@@ -21,7 +21,7 @@ from monitoring.ruler import Prediction
 
 EARLY_SECONDS = 600.0
 """A label of a request that nobody waits for is forgotten after this."""
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS awaited (
     rollout TEXT NOT NULL, block INTEGER NOT NULL, request TEXT NOT NULL, arm TEXT NOT NULL, at REAL NOT NULL,
     prediction BLOB, PRIMARY KEY (rollout, block, request)
@@ -45,23 +45,28 @@ class LabelStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._swept = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._transaction() as database:
-            for statement in _SCHEMA.split(";"):
+            for statement in SCHEMA.split(";"):
                 database.execute(statement)
 
     def keep(self, labels: Sequence[Label], now: float) -> Kept:
         """All of them or none; of a row that has a label already, that one counts."""
         rows = [(one.request_id, one.row, now, _written(one.value), one.loss) for one in labels]
         with self._transaction() as database:
-            database.execute(
-                "DELETE FROM labels WHERE at < ? AND request NOT IN (SELECT request FROM awaited)",
-                (now - EARLY_SECONDS,),
-            )
+            self._sweep(database, now)
             new = [row for row in rows if database.execute(_INSERT, row).rowcount]
             query = "SELECT EXISTS (SELECT 1 FROM awaited WHERE request = ?)"
             known = sum(database.execute(query, (request,)).fetchone()[0] for request, *_ in new)
         return Kept(len(new), len(rows) - len(new), known)
+
+    def _sweep(self, database: sqlite3.Connection, now: float) -> None:
+        """Forget what nobody waited for; seldom, because that looks at every label."""
+        if now >= self._swept + EARLY_SECONDS / 10:
+            self._swept = now
+            query = "DELETE FROM labels WHERE at < ? AND request NOT IN (SELECT request FROM awaited)"
+            database.execute(query, (now - EARLY_SECONDS,))
 
     def settle(self, rollout: str, before: int, policy: LabelPolicy, now: float) -> int:
         """Tell the blocks below `before` that wait for nothing more, in order; how many requests were in them."""

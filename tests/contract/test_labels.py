@@ -34,6 +34,10 @@ def reader(gateway: Gateway, home: Path, clock: Callable[[], float] = time.time)
     return AccessLogBlocks(log, home, gateway.reopen_log, folding=FOLDING, reading=READING, clock=clock)
 
 
+def settled(source: AccessLogBlocks) -> int:
+    return sum(block.stable.requests + block.candidate.requests for block in source.blocks("ro"))
+
+
 def test_labels_find_their_answers(own_gateway: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path) -> None:
     own_gateway.ensure()
     source = reader(own_gateway, tmp_path)
@@ -47,16 +51,11 @@ def test_labels_find_their_answers(own_gateway: Gateway, upstreams: tuple[Upstre
     # when every answer turns out to be wrong by the candidate's and right by the stable one's label, one label twice
     told = [Label(key, 0, 0.5) for key in stable] + [Label(key, 0, 0.75) for key in candidate]
     early = source.keep_labels(told[:50])
-    until(
-        lambda: (
-            len(source.blocks("ro"))
-            and sum(b.stable.requests + b.candidate.requests for b in source.blocks("ro")) == 130
-        )
-    )
+    until(lambda: settled(source) == 130, 30.0)
     late = source.keep_labels(told)
     assert (early.new + late.new, late.repeated) == (120, 50)
     # then the first hundred are told, and the rest waits for the rest of its block
-    (block,) = until(lambda: source.labelled("ro"))
+    (block,) = until(lambda: source.labelled("ro"), 30.0)
     assert block.stable.answers + block.candidate.answers == REQUESTS
     assert block.stable == Labelled(block.stable.answers, block.stable.answers, 0.0)
     assert block.candidate == Labelled(block.candidate.answers, block.candidate.answers, block.candidate.answers)
@@ -66,7 +65,7 @@ def test_labels_find_their_answers(own_gateway: Gateway, upstreams: tuple[Upstre
     assert again.labelled("ro", block.id) == ()
     more = asked(own_gateway, REQUESTS)
     again.keep_labels([Label(key, 0, 0.5) for key in more])
-    until(lambda: [block.id for block in again.labelled("ro")] == [1, 2])
+    until(lambda: [block.id for block in again.labelled("ro")] == [1, 2], 30.0)
     assert source.counters()["unlabelled"] == 0
 
 
@@ -79,10 +78,10 @@ def test_what_is_not_labelled_is_waited_for_so_long(
     source.prepare("ro", "churn", Scale(), WAITS)
     serve(own_gateway, upstreams[0].address, upstreams[1].address, 50, "ro/0")
     asked(own_gateway, REQUESTS)
-    until(lambda: sum(b.stable.requests + b.candidate.requests for b in source.blocks("ro")) == REQUESTS)
+    until(lambda: settled(source) == REQUESTS, 30.0)
     assert source.labelled("ro") == ()
     ahead[0] = WAITS.wait_seconds + 1.0
-    (block,) = until(lambda: source.labelled("ro"))
+    (block,) = until(lambda: source.labelled("ro"), 30.0)
     assert (block.stable.labelled, block.candidate.labelled) == (0, 0)
     assert block.stable.answers + block.candidate.answers == REQUESTS
 
@@ -113,7 +112,7 @@ def test_a_source_of_labels(
     tmp_path: Path,
 ) -> None:
     source = make(own_gateway, upstreams, tmp_path)
-    (block,) = until(lambda: source.labelled("ro"))
+    (block,) = until(lambda: source.labelled("ro"), 30.0)
     assert (block.id, block.stable.answers + block.candidate.answers) == (1, REQUESTS)
     assert source.labelled("ro", 1) == source.labelled("another") == ()
     assert source.keep_labels([Label("known", 0, 2.0), Label("known", 1, 2.0), Label("new", 0, loss=0.5)]) == Kept(
