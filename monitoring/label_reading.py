@@ -23,8 +23,7 @@ class Awaitings:
         self._awaiting: dict[str, Awaiting] = {}
         for rollout, (mode, *rest), awaiting in (state or {}).get("rollouts", ()):
             self._policies[rollout] = LabelPolicy(LabelMode(mode), *rest)
-            self._awaiting[rollout] = Awaiting.restore(awaiting)
-            self._awaiting[rollout].pending = store.pending(rollout)
+            self._awaiting[rollout] = Awaiting.restore(awaiting, store.pending(rollout))
 
     def begin(self, rollout: str, policy: LabelPolicy) -> None:
         """Wait for labels of this rollout, where the policy says so."""

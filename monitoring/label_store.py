@@ -41,15 +41,11 @@ _blocks = msgspec.json.Decoder(LabelBlock)
 
 
 class LabelStore:
-    """Every method raises `BlockError`."""
+    """In a file that a `BlockStore` made. Every method raises `BlockError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._swept = 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._transaction() as database:
-            for statement in SCHEMA.split(";"):
-                database.execute(statement)
 
     def keep(self, labels: Sequence[Label], now: float) -> Kept:
         """All of them or none; of a row that has a label already, that one counts."""

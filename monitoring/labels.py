@@ -92,13 +92,13 @@ class Awaiting:
 
     number: int = 1
     """Of the block that is open; those before it are complete."""
-    pending: int = 0
-    """Requests that are waited for."""
     passed_over: int = 0
-    """Requests that are not, because of too many others."""
+    """Requests that are not waited for, because of too many others."""
     _requests: int = 0
     _opened: float = 0.0
     _step: int = 0
+    pending: int = 0
+    """Requests that are waited for; whoever restores it knows."""
     _new: list[tuple[int, Awaited]] = field(default_factory=list)
 
     def add(self, step: int, at: float, records: Iterable[Record]) -> None:
@@ -127,11 +127,13 @@ class Awaiting:
 
     def state(self) -> list[Any]:
         """As JSON, for `restore`; what `take_new` would give is not in it."""
-        return [self.number, self.pending, self.passed_over, self._requests, self._opened, self._step]
+        return [self.number, self.passed_over, self._requests, self._opened, self._step]
 
     @classmethod
-    def restore(cls, state: Sequence[Any]) -> Awaiting:
-        return cls(*state)
+    def restore(cls, state: Sequence[Any], pending: int) -> Awaiting:
+        restored = cls(*state)
+        restored.pending = pending
+        return restored
 
 
 class EvidenceSource(ShadowSource, Protocol):

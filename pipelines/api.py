@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
 from starlette.exceptions import HTTPException
 
 from monitoring.labels import Kept, Label
@@ -90,8 +90,8 @@ class Truth(BaseModel):
     """What became known of one row of an answer: a label, or a loss instead."""
 
     request_id: str = Field(min_length=1, max_length=200, description="header x-request-id of the answer")
-    row: int = Field(0, ge=0, description="row of the request, from 0 on")
-    label: str | float | bool | None = Field(None, description="what would have been right")
+    row: int = Field(0, ge=0, lt=2**31, description="row of the request, from 0 on")
+    label: str | FiniteFloat | bool | None = Field(None, description="what would have been right")
     loss: float | None = Field(None, ge=0, le=1, description="how bad the answer was, from 0 to 1")
 
     @model_validator(mode="after")

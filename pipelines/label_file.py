@@ -14,9 +14,11 @@ from pipelines.client import ClientError, Json
 
 BATCH = 5_000
 _COLUMNS = ("request_id", "row", "label", "loss")
+_NO_VALUE = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+"""An empty word is no label, as an empty number is none."""
 _READERS = {
     ".parquet": pyarrow.parquet.read_table,
-    ".csv": pyarrow.csv.read_csv,
+    ".csv": lambda file: pyarrow.csv.read_csv(file, convert_options=_NO_VALUE),
     ".jsonl": pyarrow.json.read_json,
     ".ndjson": pyarrow.json.read_json,
 }
@@ -33,8 +35,14 @@ def read_labels(file: Path) -> Iterator[tuple[list[Json], int]]:
         )
         raise ClientError("invalid", f"{file}: no column {missing}", hint)
     if table["request_id"].null_count:
-        raise ClientError("invalid", f"{file}: request_id is empty in {table['request_id'].null_count:,} rows")
-    table = table.select(known).cast(pa.schema([(name, _kind(name, table.field(name).type)) for name in known]))
+        hint = "it is the header x-request-id of the answer; leave out rows of which it is not known"
+        raise ClientError("invalid", f"{file}: request_id is empty in {table['request_id'].null_count:,} rows", hint)
+    schema = pa.schema([(name, _kind(name, table.field(name).type)) for name in known])
+    try:
+        table = table.select(known).cast(schema)
+    except pa.ArrowException as error:
+        hint = "request_id is a word, row a number, label a number, a word or true or false, loss a number"
+        raise ClientError("invalid", f"{file}: a column is of a kind that cannot be sent: {error}", hint) from error
     for batch in table.to_batches(max_chunksize=BATCH):
         rows = [{key: value for key, value in row.items() if not _unknown(value)} for row in batch.to_pylist()]
         yield [row for row in rows if "label" in row or "loss" in row], table.num_rows

@@ -210,6 +210,7 @@ def test_labels_are_taken_and_counted(served: Served) -> None:
         ({"label": 1}, "labels.0.request_id"),
         ({"request_id": "", "label": 1}, "labels.0.request_id"),
         ({"request_id": "a", "label": 1, "row": -1}, "labels.0.row"),
+        ({"request_id": "a", "label": 1, "row": 2**63}, "labels.0.row"),
         ({"request_id": "a", "loss": 1.5}, "labels.0.loss"),
         ({"request_id": "a"}, "labels.0"),
         ({"request_id": "a", "label": 1, "loss": 0.5}, "labels.0"),
@@ -219,6 +220,14 @@ def test_a_wrong_label_is_named_and_none_is_kept(served: Served, label: dict[str
     good = {"request_id": "good", "label": 1}
     body = post(served, "/labels", 422, json={"labels": [label, good]})
     assert (body["error"], body["field"]) == ("invalid", field)
+    assert served.office.blocks.labels == {}
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
+def test_a_label_that_is_no_number_is_refused(served: Served, number: bytes) -> None:
+    body = b'{"labels": [{"request_id": "a", "label": ' + number + b"}]}"
+    refused = post(served, "/labels", 422, content=body, headers={"content-type": "application/json"})
+    assert refused["field"].startswith("labels.0.label")
     assert served.office.blocks.labels == {}
 
 

@@ -278,12 +278,19 @@ def test_a_file_of_labels_is_sent(served: Served, tmp_path: Path, kind: str) -> 
     )
 
 
+def test_an_empty_word_is_no_label(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("request_id,label\na,yes\nb,\nc,no\n")
+    assert answer(served.url, "labels", str(tmp_path / "labels.csv"))["new"] == 2
+    assert {key for key, _ in served.office.blocks.labels} == {"a", "c"}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
         ("labels.csv", "id,label\na,1\n", "no column request_id"),
         ("labels.csv", "request_id,truth\na,1\n", "no column label"),
-        ("labels.csv", "request_id,label\n,1\n", "request_id is empty in 1 rows"),
+        ("labels.csv", "request_id,label\n,1\na,1\n", "request_id is empty in 1 rows"),
+        ("labels.jsonl", '{"request_id": "a", "label": [1, 2]}', "a column is of a kind that cannot be sent"),
         ("labels.parquet", "nonsense", "cannot be read"),
         ("labels.xlsx", "nonsense", "not a kind of file that is known"),
         ("labels.csv", "request_id,loss\na,1.5\n", "labels.0.loss"),

@@ -82,7 +82,7 @@ def test_blocks_are_made_of_requests_and_never_of_labels() -> None:
     assert awaiting.number == 3
     awaiting.add(1, 250.0, [record(250)])
     assert numbers(awaiting) == {"r250": 4}
-    restored = Awaiting.restore(awaiting.state())
+    restored = Awaiting.restore(awaiting.state(), awaiting.pending)
     restored.add(1, 250.0 + rules.SECONDS, [record(251)])
     assert numbers(restored) == {"r251": 5}
 
@@ -130,7 +130,7 @@ def file(tmp_path: Path) -> Path:
 
 def waits(file: Path, awaited: Iterable[tuple[int, Awaited]], rollout: str = "ro") -> LabelStore:
     """A store in which these wait, by block."""
-    store, blocks = LabelStore(file), BlockStore(file)
+    blocks, store = BlockStore(file), LabelStore(file)
     blocks.save(blocks.load().serial, Progress({}, awaited=[(rollout, block, one) for block, one in awaited]))
     return store
 
@@ -182,7 +182,7 @@ def test_the_first_label_of_a_row_counts(file: Path) -> None:
 @pytest.mark.parametrize(("seconds", "counts"), [(EARLY_SECONDS - 1, 1), (EARLY_SECONDS + 1, 0)])
 def test_a_label_may_come_before_its_request_has_ended(file: Path, seconds: float, counts: int) -> None:
     (one,) = waiting(1, 1)
-    store = LabelStore(file)
+    store = waits(file, ())
     assert store.keep(labelled([one]), 0.0) == Kept(1, 0, 0)
     store.keep([Label("another", 0, "x")], seconds)
     store = waits(file, [one])
