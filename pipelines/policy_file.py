@@ -262,6 +262,13 @@ def _impossible(found: Any) -> Iterator[Mistake]:
         yield Mistake(
             "analysis.weight_labels", "must be 0 where labels.mode is off; 'report' or 'gate' has them waited for"
         )
+    if found.labels.mode is LabelMode.GATE:
+        if found.rollout.steps[:1] == (100,):
+            yield Mistake("labels.mode", "must not be gate where rollout.steps has no step before 100")
+        if found.shadow.mode is ShadowMode.INSTEAD:
+            yield Mistake(
+                "labels.mode", "must not be gate where shadow.mode is instead: nobody labels answers to copies"
+            )
     if found.channels.pre_live == found.channels.live:
         yield Mistake("channels.pre_live", f"must be another channel than live, not {found.channels.live} too")
     if found.channels.live in found.require:

@@ -335,3 +335,13 @@ def test_a_weight_of_labels_that_nobody_waits_for_is_refused(tmp_path: Path) -> 
         read_policy(file)
     file.write_text(f"model: churn\n{weights}\nlabels: {{mode: report}}\n")
     assert read_policy(file).policy.rollout.analysis.weight_labels == 0.1
+
+
+@pytest.mark.parametrize("without", ["rollout: {steps: [100]}", "shadow: {mode: instead}"])
+def test_all_traffic_cannot_wait_for_labels_without_a_canary(tmp_path: Path, without: str) -> None:
+    file = tmp_path / "churn.yaml"
+    file.write_text(f"model: churn\nlabels: {{mode: report}}\n{without}\n")
+    assert read_policy(file).policy.rollout.labels.mode is LabelMode.REPORT
+    file.write_text(f"model: churn\nlabels: {{mode: gate}}\n{without}\n")
+    with pytest.raises(PolicyError, match=r"labels\.mode: must not be gate where"):
+        read_policy(file)
