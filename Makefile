@@ -6,11 +6,11 @@ BIN := .venv/bin
 export PROMOTE_HOME ?= $(CURDIR)/.promote
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" \
-	--extra dev --extra docker --extra kubernetes --extra postgres --extra serve setup.cfg
+	--extra dev --extra kubernetes --extra postgres --extra serve setup.cfg
 
 ## Try it
 
-demo: .venv/complete  ## the whole story on this machine, about three minutes; KEEP=1 leaves it running
+demo: .venv/complete  ## the whole story, about three minutes; TARGET=docker, podman, or kubernetes with REPOSITORY; KEEP=1 leaves it
 	$(BIN)/python -m examples.demo
 
 ## Run it
@@ -32,6 +32,9 @@ status: .venv/complete  ## what is live and what is under way; MODEL=churn for o
 
 test: .venv/complete  ## every test; ARGS="tests/unit -k rollout" for some
 	$(BIN)/pytest $(ARGS)
+
+nightly: .venv/complete  ## the tests that take minutes each, with the engines that are there
+	$(BIN)/pytest -m nightly $(ARGS)
 
 bounds: .venv/complete  ## the registry suite at the oldest MLflow that setup.cfg allows
 	tests/mlflow_bounds.sh
@@ -62,7 +65,10 @@ lock: .venv/complete  ## resolve setup.cfg again and write requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the locked packages into .venv (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@awk '/^uv==/ {found = 1} found {print} found && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements.lock || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -72,4 +78,4 @@ clean:  ## remove the environment and everything that was made
 help:  ## list the verbs
 	@awk '/^## /{printf "\n%s\n", substr($$0, 4)} /^[.a-zA-Z_-]+:.*  ## /{split($$0, part, ":.*  ## "); printf "  make %-9s %s\n", part[1], part[2]}' Makefile
 
-.PHONY: .venv bench bounds check clean demo down format help lock promote status test up
+.PHONY: .venv bench bounds check clean demo down format help lock nightly promote status test up

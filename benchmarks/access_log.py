@@ -22,8 +22,10 @@ import httpx
 
 from monitoring.access_log import AccessLogBlocks, ReadingPolicy
 from monitoring.blocks import Scale
+from monitoring.log_file import LogFile
 from serving.envoy import GatewaySettings
-from serving.envoy_router import EnvoyRouter
+from serving.envoy_process import local_gateway
+from serving.envoy_router import router_at
 from serving.gateway import Gateway
 from serving.revision import Weights
 from serving.router import Route
@@ -82,7 +84,7 @@ def measure() -> dict[str, object]:
 def _sample() -> tuple[dict[str, object], dict[str, object]]:
     """The two lines that a real Envoy writes for an answered request."""
     with _envoy() as (gateway, upstream):
-        router = EnvoyRouter(gateway.files.home, gateway.settings)
+        router = router_at(gateway.files.home, gateway.settings)
         router.set_weights(Route("churn", Weights({"v1": 100}), {"v1": (upstream.address,)}, "rollout/0", "v2"))
         until(router.get_weights)
         httpx.post(f"{gateway.url}/models/churn/invocations", json={}, trust_env=False).raise_for_status()
@@ -98,7 +100,7 @@ def _sample() -> tuple[dict[str, object], dict[str, object]]:
 def _envoy() -> Iterator[tuple[Gateway, Upstream]]:
     with tempfile.TemporaryDirectory() as folder:
         upstream = Upstream("v1")
-        gateway = Gateway(Path(folder), GatewaySettings(port=free_port(), admin_port=free_port(), workers=1))
+        gateway = local_gateway(Path(folder), GatewaySettings(port=free_port(), admin_port=free_port(), workers=1))
         gateway.ensure()
         try:
             yield gateway, upstream
@@ -118,7 +120,7 @@ def _run(case: Case, sample: tuple[dict[str, object], dict[str, object]], seed: 
         log, now = Path(folder) / "access.log", [BEGAN]
         log.touch()
         reading = ReadingPolicy(rest_seconds=0.0)
-        source = AccessLogBlocks(log, Path(folder), lambda: None, reading=reading, clock=lambda: now[0])
+        source = AccessLogBlocks([LogFile(log, lambda: None)], Path(folder), reading=reading, clock=lambda: now[0])
         spent, seen = 0.0, 0
         for number, lines in enumerate(seconds):
             if case.step and number == 3:

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).with_name("results")
 Target = Callable[[int], list[Figure]]
 TARGETS: dict[str, tuple[Target, int, int]] = {
     "G1": (error_rate.g1, 450, 20),
-    "G2": (rollouts.g2, 60, 4),
+    "G2": (rollouts.g2, 60, 2),
     "G3": (error_rate.g3, 150, 12),
     "G4": (error_rate.g4, 2_000, 60),
     "G5": (error_rate.g5, 2_000, 80),
@@ -33,11 +33,11 @@ TARGETS: dict[str, tuple[Target, int, int]] = {
     "G11": (error_rate.g11, 500, 60),
     "G12": (rollouts.g12, 70, 4),
     "G13": (rollouts.g13, 100, 6),
-    "G14": (error_rate.g14, 300, 30),
-    "G14, all metrics": (requests.g14_family, 40, 4),
+    "G14": (error_rate.g14, 300, 15),
+    "G14, all metrics": (requests.g14_family, 40, 2),
     "G15": (error_rate.g15, 400, 20),
     "G16": (requests.g16, 70, 5),
-    "G17": (requests.g17, 45, 4),
+    "G17": (requests.g17, 45, 2),
     "G18": (rollouts.g18, 50, 3),
     "G19": (rollouts.g19, 2_000, 200),
 }

@@ -20,6 +20,7 @@ from pipelines.promotion import Ports, Promotion
 from pipelines.rollout import GateResult, Phase, Rollout, RolloutPolicy
 from registry_hooks.watcher import Watcher
 from serving.revision import Revision, RevisionStatus
+from serving.target import ServingTarget
 from tests.fakes.blocks import FakeBlocks
 from tests.fakes.image import FakeImageBuilder
 from tests.fakes.registry import FakeRegistry
@@ -49,12 +50,13 @@ class Passing:
 
 
 class Installation:
-    """A controller with `models` models, each live in version 1 and with version 2 in its canary."""
+    """A controller with `models` models, live in version 1, and of the first `canaries` version 2 in its canary."""
 
-    def __init__(self, models: int) -> None:
+    def __init__(self, models: int, canaries: int | None = None, target: ServingTarget | None = None) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.names = [f"model-{number}" for number in range(models)]
-        self.registry, self.target = FakeRegistry(self.clock), FakeTarget(clock=self.clock)
+        self.canaries = self.names[:canaries]
+        self.registry, self.target = FakeRegistry(self.clock), target or FakeTarget(clock=self.clock)
         self.router, self.blocks, self.store = FakeRouter(), FakeBlocks(), FakeStore(self.clock)
         self.policy = Policy(rollout=RolloutPolicy(steps=(5, 100), step_min_seconds=1e9, step_max_seconds=1e9))
         passing = Passing()
@@ -88,22 +90,25 @@ class Installation:
         return self.now
 
     def _live(self, name: str) -> None:
-        """Version 1 holds the traffic, version 2 has just been moved to Production."""
+        """Version 1 holds the traffic, and version 2, if there is to be one, has just been moved to Production."""
         version = self.registry.register(name)
         self.registry.transition_stage(name, version.version, "Production")
         stable = Revision(version, "image-1")
         self.target.start(stable)
         self.store.keep(Live(name, Policy().live, stable, self.now))
+        if name not in self.canaries:
+            self.store.observe(self.registry.snapshot([name]), ())
+            return
         candidate = self.registry.register(name).version
         self.store.observe(self.registry.snapshot([name]), ())
         self.registry.transition_stage(name, candidate, "Production")
 
     def until_canary(self) -> None:
-        """Rounds until every model has a candidate with traffic."""
+        """Rounds until every candidate has traffic."""
         for _ in range(40):
             self.round()
             active = self.store.active()
-            if len(active) == len(self.names) and all(r.phase is Phase.PROGRESSING for r in active):
+            if len(active) == len(self.canaries) and all(r.phase is Phase.PROGRESSING for r in active):
                 return
         raise RuntimeError(f"not every rollout reached its canary: {len(self.store.active())} are active")
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from monitoring.access_log import AccessLogBlocks, ReadingPolicy
+from monitoring.log_file import LogFile
 from serving.envoy import GatewaySettings, cluster_table, route_table
-from serving.envoy_router import EnvoyRouter
+from serving.envoy_process import local_gateway
+from serving.envoy_router import EnvoyRouter, router_at
 from serving.gateway import Gateway
 from serving.revision import Address, Weights
 from serving.router import Route
@@ -43,14 +45,14 @@ def _route(model: str, weight: int) -> Route:
 def _envoy(models: int) -> Iterator[tuple[Gateway, EnvoyRouter]]:
     with tempfile.TemporaryDirectory() as folder:
         settings = GatewaySettings(port=free_port(), admin_port=free_port())
-        gateway = Gateway(Path(folder), settings)
+        gateway = local_gateway(Path(folder), settings)
         routes = [_route(f"model-{number}", 5) for number in range(models)]
         gateway.files.tables.mkdir(parents=True)
         gateway.files.clusters.write_text(json.dumps(cluster_table(routes, settings)))
         gateway.files.routes.write_text(json.dumps(route_table(routes, settings)))
         gateway.ensure()
         try:
-            yield gateway, EnvoyRouter(Path(folder), settings)
+            yield gateway, router_at(Path(folder), settings)
         finally:
             gateway.stop(drain_seconds=0.0)
 
@@ -87,7 +89,7 @@ def _reading() -> float:
         log, now, spent = Path(folder) / "access.log", [1_700_000_000.0], 0.0
         log.touch()
         reading = ReadingPolicy(rest_seconds=0.0)
-        source = AccessLogBlocks(log, Path(folder), lambda: None, reading=reading, clock=lambda: now[0])
+        source = AccessLogBlocks([LogFile(log, lambda: None)], Path(folder), reading=reading, clock=lambda: now[0])
         for first in range(0, REQUESTS, batch):
             with log.open("a") as file:
                 file.writelines(

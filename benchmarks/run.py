@@ -26,6 +26,8 @@ PARTS = (
     "canary_targets",
     "canary_live",
     "prediction_log",
+    "images",
+    "cluster_scale",
     "serving",
 )
 """Modules with a function ``measure``, the quick ones first."""

@@ -23,7 +23,8 @@ import uvicorn
 
 from examples.load import LoadResult, load
 from serving.envoy import GatewaySettings
-from serving.envoy_router import EnvoyRouter
+from serving.envoy_process import local_gateway
+from serving.envoy_router import router_at
 from serving.gateway import Gateway
 from serving.revision import Address, Weights
 from serving.router import Route
@@ -76,7 +77,7 @@ def _ms(result: LoadResult, share: float) -> float:
 
 
 def _loaded(gateway: Gateway, route: Route) -> LoadResult:
-    router = EnvoyRouter(gateway.files.home, gateway.settings)
+    router = router_at(gateway.files.home, gateway.settings)
     router.set_weights(route)
     until(lambda: router.get_weights().get("churn") == route)
     url = f"{gateway.url}/models/churn/invocations"
@@ -90,7 +91,7 @@ def _installed() -> Iterator[tuple[Gateway, dict[str, Route]]]:
     with ExitStack() as stack:
         stable, candidate, hung = (stack.enter_context(_server(takes)) for takes in (TAKES, TAKES, HANGS))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        gateway = Gateway(Path(folder), GatewaySettings(port=free_port(), admin_port=free_port()))
+        gateway = local_gateway(Path(folder), GatewaySettings(port=free_port(), admin_port=free_port()))
         gateway.ensure()
         stack.callback(gateway.stop, drain_seconds=0.0)
         all_stable, ends = Weights({"stable": 100}), {"stable": (stable,), "candidate": (candidate,), "hung": (hung,)}

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import yaml
 
+from examples.cluster import DemoNamespace
 from examples.telling import StoryError
 
 Json = dict[str, Any]
@@ -29,8 +30,8 @@ PROGRAM = str(Path(sys.executable).with_name("mlflow-promote"))
 class Installation:
     """MLflow, controller and gateway on free ports, with all that they keep and their settings in `home`."""
 
-    def __init__(self, home: Path, policies: Path, alerts: str) -> None:
-        self.home = home
+    def __init__(self, home: Path, policies: Path, alerts: str, cluster: DemoNamespace | None = None) -> None:
+        self.home, self.cluster = home, cluster
         mlflow, api, gateway, admin = free_ports(4)
         self.mlflow_url, self.api_url = f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{api}"
         self.gateway_url = f"http://127.0.0.1:{gateway}"
@@ -41,13 +42,19 @@ class Installation:
             "gateway_port": gateway,
             "admin_port": admin,
             "notify": [alerts],
+            "target": os.environ.get("TARGET") or "local",
         }
+        if cluster is not None:
+            settings |= cluster.settings
+            self.gateway_url = f"http://127.0.0.1:{settings['gateway_port']}"
         (home / "settings.yaml").write_text(yaml.safe_dump(settings))
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("PROMOTE_", "MLFLOW_"))}
         self.environment = {**outside, "PROMOTE_HOME": str(home)}
 
     def start(self) -> None:
         """``mlflow-promote up``; returns once MLflow and the controller answer."""
+        if self.cluster is not None:
+            self.cluster.make()
         started = self.run("up", "--detach")
         if started.returncode:
             raise StoryError(f"'mlflow-promote up' exits {started.returncode}:\n{started.stdout}{started.stderr}")
@@ -97,8 +104,10 @@ class Installation:
         return self.ask(f"/rollouts/{found[-1]}") if found else None
 
     def stop(self) -> None:
-        """``mlflow-promote down`` ends everything that ``up`` started."""
-        self.run("down")
+        """``mlflow-promote down`` ends everything that ``up`` started; nothing of it is left in an engine."""
+        self.run("down", "--purge")
+        if self.cluster is not None:
+            self.cluster.remove()
 
 
 def free_ports(count: int) -> list[int]:

@@ -21,13 +21,11 @@ import pandas as pd
 
 CONNECTIONS = 64
 PATIENCE_SECONDS = 10.0
-UNANSWERED = "no answer"
-"""Stands for the version where none answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the callers saw since some moment: answers and failures, by the version that answered."""
+    """What the callers saw since some moment, by the version that answered, or else by what happened."""
 
     answered: Mapping[str, int] = field(hash=False)
     failed: Mapping[str, int] = field(hash=False)
@@ -38,6 +36,10 @@ class Seen:
     @property
     def total(self) -> int:
         return sum(self.answered.values()) + self.failures
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{count:,} of {what}" for what, count in sorted(self.failed.items()))
+        return f"{self.total:,} requests, {f'{self.failures:,} failed ({named})' if named else 'none failed'}"
 
     @property
     def failures(self) -> int:
@@ -103,10 +105,10 @@ class Traffic:
     async def _ask(self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> None:
         try:
             answer = await client.post(self.url, content=body, headers=headers)
-        except httpx.HTTPError:
-            self._failed[UNANSWERED] += 1
+        except httpx.HTTPError as error:
+            self._failed[f"no answer, {type(error).__name__}"] += 1
             return
-        version = answer.headers.get("x-model-version", UNANSWERED)
+        version = answer.headers.get("x-model-version", f"no version, {answer.status_code}")
         self.first.setdefault(version, datetime.now(UTC))
         (self._answered if answer.is_success else self._failed)[version] += 1
 

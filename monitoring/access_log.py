@@ -33,7 +33,7 @@ from monitoring.label_reading import Awaitings
 from monitoring.label_store import LabelStore
 from monitoring.labels import Kept, Label, LabelBlock
 from monitoring.log_entry import Entry, entries
-from monitoring.log_file import LogFile
+from monitoring.log_file import Log
 from monitoring.log_line import (
     GATEWAY_STARTED,
     STARTED,
@@ -72,24 +72,21 @@ class ReadingPolicy:
 
 
 class AccessLogBlocks:
-    """`EvidenceSource` over the access log of one Envoy; what is settled is kept in ``blocks.sqlite3`` below `home`.
+    """`EvidenceSource` over the access logs of Envoys with the same routes, always in the same order.
 
-    `reopen` makes Envoy begin a new file after the old one was renamed; it may fail and is asked again. `others`
-    are the logs of further Envoys with the same routes, always in the same order.
+    What is settled is kept in ``blocks.sqlite3`` below `home`.
     """
 
     def __init__(
         self,
-        log: Path,
+        logs: Sequence[Log],
         home: Path,
-        reopen: Callable[[], object],
         *,
-        others: Sequence[LogFile] = (),
         folding: Folding | None = None,
         reading: ReadingPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._logs = (LogFile(log, reopen), *others)
+        self._logs = tuple(logs)
         self._folding = folding or Folding()
         self._policy = reading or ReadingPolicy()
         self._patience_ms = 1000.0 * self._policy.patience_seconds

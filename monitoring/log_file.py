@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from serving.gateway import GatewayError
 
@@ -20,6 +20,35 @@ logger = logging.getLogger(__name__)
 
 MARK = 1024
 """Bytes before a position by which a file is known again: some lines, whose ids are like no others."""
+
+
+class Log(Protocol):
+    """A log that is read from where the reader was. Every method but `state` and `restore` may raise `OSError`."""
+
+    counts: Counter[str]
+    """What had to be put right; see `monitoring.access_log.COUNTERS`."""
+    moved: bool
+    """Whether reading has gone on to another file since `tidy`."""
+
+    def state(self) -> list[Any]:
+        """The position and what was counted, as JSON; `restore` takes it."""
+        ...
+
+    def restore(self, state: Sequence[Any] | None) -> None:
+        """Go back to a position; to the beginning without one."""
+        ...
+
+    def read(self, most: int) -> bytes:
+        """The next whole lines, of about `most` bytes together; nothing where there are none yet."""
+        ...
+
+    def tidy(self) -> None:
+        """The position is saved: what lies before it is not needed."""
+        ...
+
+    def rotate(self, size: int) -> None:
+        """Begin a new file where the present one has so many bytes."""
+        ...
 
 
 class LogFile:

@@ -15,8 +15,9 @@ from monitoring.judgement import Judgement, Verdict, judge
 from monitoring.label_policy import LabelMode
 from monitoring.ramp import climbs
 from monitoring.shadow_evidence import ShadowEvidence, fold_pairs
+from monitoring.shadow_judgement import ShadowJudgement
 from pipelines.reconcile import again, registry_agrees, told
-from pipelines.rollout import FINAL, Goal, Inconclusive, Intent, Phase, Rollout, RolloutPolicy, Seen
+from pipelines.rollout import FINAL, IMAGE, GateResult, Goal, Inconclusive, Intent, Phase, Rollout, RolloutPolicy, Seen
 from pipelines.shadowing import is_over, shadow_judgement, spares_canary, wanted
 from serving.image import BuildState
 from serving.revision import Revision, RevisionState
@@ -179,19 +180,40 @@ def _building(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     if seen.image is None:
         return rollout
     if seen.image.state is BuildState.FAILED:
-        return _back(rollout, f"the image could not be built: {seen.image.detail}", now)
+        failed = GateResult(IMAGE, passed=False, detail=seen.image.detail)
+        return _back(_with(rollout, failed), f"the image could not be built: {seen.image.detail}", now)
     if seen.image.state is not BuildState.READY or seen.image.image is None:
         return replace(rollout, reason=seen.image.detail)
+    image = seen.image
     candidate = Revision(rollout.version, seen.image.image, rollout.policy.settings)
-    starting = replace(_enter(rollout, Phase.STARTING, now), reason=str(seen.image.proof or ""))
-    return replace(starting, candidate=candidate, lock=seen.image.lock, proof=seen.image.proof)
+    starting = _with(_enter(rollout, Phase.STARTING, now), GateResult(IMAGE, passed=True, detail=candidate.image))
+    starting = replace(starting, reason=str(image.proof or ""))
+    return replace(starting, candidate=candidate, lock=image.lock, proof=image.proof, documents=image.documents)
+
+
+def _with(rollout: Rollout, gate: GateResult) -> Rollout:
+    """With the result in the place of an earlier one of the same gate."""
+    return replace(rollout, gates=(*(one for one in rollout.gates if one.name != gate.name), gate))
 
 
 def _starting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     if seen.ready(rollout.candidate):
         return _enter(rollout, Phase.PROVING, now)
+    if _image_went(rollout, seen):
+        building = replace(_enter(rollout, Phase.BUILDING, now), reason="its image went before it was started")
+        return replace(building, candidate=None, lock=None, proof=None, documents=())
     status = seen.status(rollout.candidate)
-    return replace(rollout, reason=status.reason) if status is not None else rollout
+    if status is None:
+        return rollout
+    if status.fetched > rollout.fetched:  # which happens a hundred times at most
+        rollout = replace(rollout, fetched=status.fetched, entered=now)
+    return replace(rollout, reason=status.reason)
+
+
+def _image_went(rollout: Rollout, seen: Seen) -> bool:
+    """Nothing needed the image while it was looked for, so it may have been removed just then."""
+    missing = seen.image is not None and seen.image.state is BuildState.MISSING
+    return missing and seen.revisions is not None and seen.status(rollout.candidate) is None
 
 
 def _proving(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
@@ -221,7 +243,7 @@ def _shadowing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     if said is None:
         return rollout
     if said.verdict is Verdict.FAIL:
-        return _back(rollout, said.reason, now)
+        return _back(rollout, _worse(rollout, seen, said), now)
     rollout = replace(rollout, reason=said.reason)
     if not rollout.unshadowing:
         return replace(rollout, unshadowing=True) if is_over(rollout, said, now) else rollout
@@ -247,12 +269,18 @@ def _progressing(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     if said is None:
         return rollout
     if said.verdict is Verdict.FAIL:
-        return _back(rollout, said.reason, now)
+        return _back(rollout, _worse(rollout, seen, said), now)
     if not _in_force(rollout, seen):
         return _stuck(rollout, now)
     if climbs(said, (now - rollout.entered).total_seconds(), rollout.policy.step_min_seconds):
         return _next_step(rollout, said.reason, now)
     return _stuck(replace(rollout, reason=said.reason), now)
+
+
+def _worse(rollout: Rollout, seen: Seen, said: Judgement | ShadowJudgement) -> str:
+    """What the comparison shows, and what the candidate itself knows of the cause."""
+    status = seen.status(rollout.candidate)
+    return f"{said.reason}; the candidate says: {status.reason}" if status and status.reason else said.reason
 
 
 def _next_step(rollout: Rollout, reason: str, now: datetime) -> Rollout:
@@ -304,7 +332,7 @@ def _baking(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     """Good enough for all traffic, and still compared; a stable revision that dies or a newer version ends it."""
     said = judgement(rollout)
     if said is not None and said.verdict is Verdict.FAIL:
-        return _back(rollout, said.reason, now)
+        return _back(rollout, _worse(rollout, seen, said), now)
     early = _cut_short(rollout, seen)
     if early is not None:
         reason = f"{rollout.reason}; {early} before the bake was over".removeprefix("; ")
@@ -326,7 +354,7 @@ def _promoting(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     """What the last requests of the comparison say may come only now."""
     said = judgement(rollout)
     if said is not None and said.verdict is Verdict.FAIL:
-        return _back(rollout, said.reason, now)
+        return _back(rollout, _worse(rollout, seen, said), now)
     if seen.share(rollout.candidate) == 100 and seen.ready(rollout.candidate):
         return _enter(rollout, Phase.SUCCEEDED, now, keep_reason=True)
     return rollout
@@ -337,7 +365,7 @@ def _paused(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     said = judgement(rollout)
     for found in (said, shadow_judgement(rollout)):
         if found is not None and found.verdict is Verdict.FAIL:
-            return _back(rollout, found.reason, now)
+            return _back(rollout, _worse(rollout, seen, found), now)
     asked = any(intent.goal is Goal.RESUME for intent in seen.asked)
     proved = said is not None and said.verdict is Verdict.PASS and not rollout.held
     if rollout.resume is None or not (asked or proved):

@@ -20,31 +20,48 @@ from pathlib import Path
 import psutil
 
 from pipelines import wiring
+from pipelines.cleaning import Cleaning
+from pipelines.cli_images import image_row
 from pipelines.client import Client, ClientError, Json
 from pipelines.doctor import check_port
+from pipelines.keys import read_keys
 from pipelines.mlflow_server import MlflowServerError
 from pipelines.refusal import one_line
-from pipelines.settings import Settings
+from pipelines.settings import Settings, SettingsError, Target
 from pipelines.store import StoreError
 from registry_hooks.registry import RegistryError
 from registry_hooks.webhook_install import install
 from serving.gateway import GatewayError
+from serving.image import ImageError
+from serving.local_image import LocalImage
 from serving.processes import Process, adopt, launch
 from serving.router import RouterError
+from serving.signing import Signatures
+from serving.stock import Removal
 from serving.target import TargetError
 
 _HEALTHY_SECONDS = 180.0
 """How long a detached controller may take to answer: the first start also makes MLflow's database."""
 _END_SECONDS = 45.0
 """How long a controller may take to stop; longer than a request to the registry or the gateway."""
-_FAILURES = (MlflowServerError, StoreError, RegistryError, RouterError, TargetError, GatewayError, OSError)
+_FAILURES = (
+    SettingsError,
+    MlflowServerError,
+    StoreError,
+    RegistryError,
+    RouterError,
+    TargetError,
+    GatewayError,
+    ImageError,
+    OSError,
+)
 
 
 def addresses(settings: Settings) -> Json:
     """Where everything of the installation listens."""
     return {
         "mlflow": settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}",
-        "gateway": f"http://{settings.gateway_host}:{settings.gateway_port}/models/<model>/invocations",
+        "gateway": f"{settings.gateway_address}/models/<model>/invocations",
         "controller": settings.api_url,
         "log": str(_log(settings)),
     }
@@ -89,14 +106,14 @@ def up_detached(settings: Settings) -> None:
         time.sleep(0.2)
 
 
-def down(settings: Settings) -> bool:
+def down(settings: Settings, *, purge: bool = False) -> bool:
     """End the controller, the gateway, the revisions and the embedded MLflow; whether a controller ran."""
     controller = adopt(wiring.controller_record(settings))
     ran = controller is not None and controller.alive()
     if controller is not None and ran:
         _ask_to_end(controller)
     with _told("not everything could be stopped"):
-        wiring.stop(settings)
+        wiring.stop(settings, purge=purge)
     return ran
 
 
@@ -108,6 +125,56 @@ def install_hooks(settings: Settings, url: str) -> str:
     uri = str(addresses(settings)["mlflow"])
     with _told("MLflow did not take the webhook"):
         return install(uri, f"{url.rstrip('/')}/hooks/mlflow", settings.webhook_secret.get_secret_value())
+
+
+def images(settings: Settings, model: str | None) -> Json:
+    """Every image and what it stands on, and why it stays; of one model where it is named. Raises `ClientError`."""
+    with _told("the images cannot be listed"), wiring.cleaning_of(settings) as cleaning:
+        kept = cleaning.look()
+    shown = [one for one in kept if model is None or one.stored.of(model)]
+    return {"images": [{**image_row(one.stored), "goes": not one.why, "why": one.why} for one in shown]}
+
+
+def clean(settings: Settings, *, dry_run: bool) -> Json:
+    """Remove what nothing needs, or tell what would go. Raises `ClientError`."""
+    with _told("the images cannot be cleaned"), wiring.cleaning_of(settings) as cleaning:
+        done = _going(cleaning) if dry_run else cleaning.clean()
+    gone = [one.stored for one in done if not one.trouble]
+    return {
+        "dry_run": dry_run,
+        "removed": [image_row(one) for one in gone],
+        "bytes": sum(one.size for one in gone),
+        "refused": [{**image_row(one.stored), "why": one.trouble} for one in done if one.trouble],
+    }
+
+
+def _going(cleaning: Cleaning) -> tuple[Removal, ...]:
+    """What would come of cleaning, as far as nothing is refused."""
+    return tuple(Removal(one.stored) for one in cleaning.look() if not one.why)
+
+
+def sign(settings: Settings, image: str) -> str:
+    """Sign an image that is there already, whoever made it; the id of the key. Raises `ClientError`."""
+    with _told("the image was not signed"):
+        key = read_keys(settings).signing
+        if key is None:
+            hint = "set PROMOTE_SIGNING_KEY for this command"
+            raise ClientError("invalid", "the settings have no signing_key to sign with", hint)
+        if settings.target is Target.LOCAL:
+            _check_image(settings.home, image)
+        Signatures(settings.home).keep(key.sign(image))
+    return key.public.id
+
+
+def _check_image(home: Path, image: str) -> None:
+    """On this machine nothing else sees to it that an image is what its digest says."""
+    found = LocalImage.find(home, image)
+    if found is None:
+        hint = "the tag promote.image of the version names it"
+        raise ClientError("invalid", f"there is no image {image!r} below {home}", hint)
+    if wrong := found.changed:
+        hint = f"remove {home / 'images' / image} and promote the version again, which makes it anew"
+        raise ClientError("failed", f"the image is not what its digest says: {wrong}", hint)
 
 
 def _answers(settings: Settings) -> bool:

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from pipelines import cli_views as views
 from pipelines import serve_process
-from pipelines.client import Json
+from pipelines.client import ClientError, Json
 from pipelines.following import Exit
 from pipelines.serve import Ready, Tell, Wanted, prepare
 from serving.runtime.plan import Column, Plan, read
@@ -72,9 +72,22 @@ def serve(wanted: Wanted, listening: Listening, *, quiet: bool) -> Exit:
             tell("ended before the model was served")
             return Exit.INTERRUPTED
         tell("starting the model server")
-        code = serve_process.serve(ready, listener, listening.options, listening.variables, show)
+        with _held(ready):
+            code = serve_process.serve(ready, listener, listening.options, listening.variables, show)
     tell("the model server has stopped" if code == 0 else f"the model server ended with status {code}; see above")
     return Exit.OK if code == 0 else Exit.ROLLED_BACK
+
+
+@contextmanager
+def _held(ready: Ready) -> Iterator[None]:
+    """No cleaning removes the image meanwhile. Raises `ClientError`."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(ready.image.held())
+        except FileNotFoundError as error:
+            hint = "run the command again, which makes it anew"
+            raise ClientError("failed", "the model's image was removed by somebody just now", hint) from error
+        yield
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def _model_row(model: Json) -> Iterable[str]:
     yield model["model"]
     yield model["channel"]
     yield f"version {model['version']}" if model["version"] is not None else "nothing"
-    yield _ago(model["since"])
+    yield ago(model["since"])
     weights = model["weights"]
     yield "unknown" if weights is None else ", ".join(f"{share} % {name}" for name, share in weights.items()) or "none"
     yield "; ".join(f"{r['version']} {r['phase']}" for r in model["rollouts"]) or "-"
@@ -303,6 +303,13 @@ def checks_view(checks: Iterable[Json]) -> Table:
     return table
 
 
+def compose_view(written: Json) -> Text:
+    folder, changed = written["folder"], written["changed"]
+    if not changed:
+        return Text(f"{folder} is as it should be")
+    return Text(f"written in {folder}: {', '.join(changed)}\nstart it there with: docker compose up --build --detach")
+
+
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
@@ -311,7 +318,7 @@ def _local(at: str) -> str:
     return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _ago(at: str | None) -> str:
+def ago(at: str | None) -> str:
     return f"{_span(datetime.now(UTC) - datetime.fromisoformat(at))} ago" if at else "-"
 
 

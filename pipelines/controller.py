@@ -43,6 +43,8 @@ class Pace:
 
     poll_seconds: float = 5.0
     """Between two looks at the registry, unless a hint comes."""
+    look_seconds: float = 1.0
+    """A look that takes longer than this goes on while the rollouts are looked after."""
     tick_seconds: float = 0.5
     """Between two rounds while a rollout is in progress; otherwise rounds keep to `poll_seconds`."""
     lease_seconds: float = 10.0
@@ -74,7 +76,8 @@ class Controller:
         self._chores = tuple(chores)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tick")
         self._woken = threading.Event()
-        self._seen = Observation(watcher, inbox, ports.rollouts, policies, ports.notifier, pace.poll_seconds)
+        timing = pace.poll_seconds, pace.look_seconds
+        self._seen = Observation(watcher, inbox, ports.rollouts, policies, ports.notifier, *timing)
         self._troubles: dict[str, str] = {}
         """By revision id, what was told of last; empty where nothing is wrong."""
         self.leading = True

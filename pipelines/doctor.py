@@ -26,10 +26,16 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pipelines import policies
+from pipelines.keys import read_keys
+from pipelines.platforms import engine_url
 from pipelines.refusal import one_line
-from pipelines.settings import Settings
+from pipelines.settings import ImageMaker, Settings, SettingsError, Target
 from pipelines.sql_database import Database
 from pipelines.store import StoreError
+from serving.docker_engine import Engine
+from serving.docker_gateway import door_key
+from serving.engine_errors import EngineError
+from serving.envoy_control import KEY_HEADER
 
 _SECONDS = 10.0
 _SKEW_SECONDS = 60.0
@@ -54,12 +60,13 @@ def examine(settings: Settings) -> tuple[Check, ...]:
     """Every check of one installation."""
     ours = settings.mlflow_uri is None
     mlflow = settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}"
-    gateway = f"http://127.0.0.1:{settings.admin_port}/ready"
-    ports = [
-        check_port("controller", settings.api_host, settings.api_port, f"{settings.api_url}/healthz"),
-        check_port("gateway", settings.gateway_host, settings.gateway_port, gateway),
-        check_port("gateway's administration", "127.0.0.1", settings.admin_port, gateway),
-    ]
+    gateway = (f"http://127.0.0.1:{settings.admin_port}/ready", _key_of(settings))
+    ports = [check_port("controller", settings.api_host, settings.api_port, f"{settings.api_url}/healthz")]
+    if settings.target is not Target.KUBERNETES:
+        ports += [
+            check_port("gateway", settings.gateway_host, settings.gateway_port, *gateway),
+            check_port("gateway's administration", "127.0.0.1", settings.admin_port, *gateway),
+        ]
     if ours:
         ports.append(check_port("MLflow server", "127.0.0.1", settings.mlflow_port, f"{mlflow}/health"))
     return (
@@ -72,6 +79,9 @@ def examine(settings: Settings) -> tuple[Check, ...]:
         check_clock(mlflow),
         check_store(settings.store),
         check_policies(policies.check([settings.policies] if settings.policies.exists() else [])),
+        check_keys(settings),
+        *_check_maker(settings),
+        *([check_cluster(settings)] if settings.target is Target.KUBERNETES else []),
         check_disk(settings.home),
         *ports,
     )
@@ -193,13 +203,13 @@ def check_store(url: str) -> Check:
     return _judged("store", present in known, detail, f"this release knows schemas up to {newest}: install a newer one")
 
 
-def check_port(name: str, host: str, port: int, witness: str | None) -> Check:
-    """Free, or held by our own service, which runs where the address `witness` answers well."""
+def check_port(name: str, host: str, port: int, witness: str | None, key: str = "") -> Check:
+    """Free, or held by our own service, which runs where the address `witness` answers well to whoever has the key."""
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     trouble = _taken(host, port)
     if not trouble:
         return Check(f"port of the {name}", ok=True, detail=f"{where} is free")
-    ours = witness is not None and _answers(witness)
+    ours = witness is not None and _answers(witness, key)
     advice = "end the program that holds it, or choose another port in the settings"
     return _judged(
         f"port of the {name}", ours, f"{where} is ours" if ours else f"{where} cannot be had: {trouble}", advice
@@ -217,11 +227,79 @@ def _taken(host: str, port: int) -> str:
     return ""
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, key: str) -> bool:
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).is_success
+        return httpx.get(url, timeout=2.0, trust_env=False, headers={KEY_HEADER: key} if key else {}).is_success
     except httpx.HTTPError:
         return False
+
+
+def check_keys(settings: Settings) -> Check:
+    """They can be used, and nobody else can read the private one."""
+    advice = "correct signing_key and verify_key in the settings; docs/images.md says how a key is made"
+    try:
+        keys = read_keys(settings)
+    except SettingsError as error:
+        return Check("keys", False, one_line(error), advice)
+    if settings.signing_key is not None and settings.signing_key.stat().st_mode & 0o077:
+        detail = f"signing_key: others can read {settings.signing_key}"
+        return Check("keys", False, detail, f"chmod 600 {settings.signing_key}")
+    what = ("signed" if keys.signing else "not signed", "verified" if keys.verify else "not verified")
+    return Check("keys", ok=True, detail=f"images are {what[0]} when built and {what[1]} before they start")
+
+
+def _check_maker(settings: Settings) -> Sequence[Check]:
+    """Of whatever makes images."""
+    if settings.target is Target.LOCAL:
+        return ()
+    if settings.image_maker is ImageMaker.REGISTRY:
+        return (check_registry(settings),)
+    return (check_engine(engine_url(settings), settings.target),)
+
+
+def check_registry(settings: Settings) -> Check:
+    """Answers, and lets the controller in."""
+    try:
+        from pipelines import cluster_doctor
+    except ModuleNotFoundError as error:
+        return Check("registry", False, f"{error.name} is missing", "pip install 'mlflow-promote[kubernetes]'")
+    ok, detail, advice = cluster_doctor.check_registry(str(settings.image_repository), settings.registry_url)
+    return Check("registry", ok, detail, advice)
+
+
+def check_engine(url: str, target: Target) -> Check:
+    """Answers, and is of the kind that the target names; any will do where it only makes images."""
+    engine = Engine(url, "doctor")
+    try:
+        engine.containers()
+        kind = Target.PODMAN if engine.podman else Target.DOCKER
+    except EngineError as error:
+        advice = "start the engine, or correct its address in the setting 'engine'"
+        return Check("engine", ok=False, detail=one_line(error), advice=advice)
+    finally:
+        engine.close()
+    return _judged(
+        "engine",
+        target in (kind, Target.KUBERNETES),
+        f"{kind.value} at {url}",
+        f"set target to {kind.value}, or name another one",
+    )
+
+
+def check_cluster(settings: Settings) -> Check:
+    """Answers, and may be written to."""
+    try:
+        from pipelines import cluster_doctor
+    except ModuleNotFoundError as error:
+        return Check("cluster", False, f"{error.name} is missing", "pip install 'mlflow-promote[kubernetes]'")
+    ok, detail, advice = cluster_doctor.check_cluster(settings.kube_context, settings.namespace, settings.installation)
+    return Check("cluster", ok, detail, advice)
+
+
+def _key_of(settings: Settings) -> str:
+    """What a gateway in an engine wants to hear; empty where there is none yet."""
+    place = door_key(settings.home / "gateway")
+    return place.read_text() if settings.target is not Target.LOCAL and place.exists() else ""
 
 
 def check_disk(home: Path) -> Check:

@@ -17,6 +17,7 @@ from monitoring.usual import Usual
 from pipelines.advance import judgement
 from pipelines.rollout import Rollout
 from pipelines.shadowing import shadow_judgement
+from serving.image import Document
 
 
 def record(rollout: Rollout) -> bytes:
@@ -33,6 +34,7 @@ def record(rollout: Rollout) -> bytes:
         "candidate": asdict(rollout.candidate) if rollout.candidate else None,
         "lock": rollout.lock,
         "serving": asdict(rollout.proof) if rollout.proof else None,
+        "documents": [asdict(one) | {"artifact": artifact(one)} for one in rollout.documents],
         "policy": asdict(rollout.policy),
         "gates": [asdict(gate) for gate in rollout.gates],
         "analysis": asdict(said) if said else None,
@@ -55,7 +57,13 @@ def _detectable(rollout: Rollout) -> tuple[Detectable, ...]:
 
 def name(evidence: bytes) -> str:
     """Where the record is kept among the artifacts of the version's run."""
-    return f"promote/evidence-{hashlib.sha256(evidence).hexdigest()[:16]}.json"
+    return artifact(Document("evidence.json", hashlib.sha256(evidence).hexdigest()))
+
+
+def artifact(document: Document) -> str:
+    """The same of what was written about the image."""
+    stem, _, ending = document.name.rpartition(".")
+    return f"promote/{stem}-{document.digest[:16]}.{ending}"
 
 
 def _plain(value: object) -> str:

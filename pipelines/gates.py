@@ -10,6 +10,7 @@ from typing import Protocol
 
 import httpx
 
+from pipelines.approving import Approvals
 from pipelines.replaying import Replays
 from pipelines.rollout import GateResult, Phase, Rollout
 from registry_hooks.registry import ModelRegistry, RegistryError, UnknownVersion
@@ -31,18 +32,20 @@ class Gates(Protocol):
 
 
 class StandardGates:
-    """What every version has to pass: registered in full before the build, answering rightly before traffic."""
+    """What every version has to pass: registered in full with the files that were approved, and answering rightly."""
 
-    def __init__(self, registry: ModelRegistry, client: httpx.Client, replays: Replays) -> None:
+    def __init__(self, registry: ModelRegistry, client: httpx.Client, replays: Replays, approvals: Approvals) -> None:
         self._registry = registry
         self._client = client
         self._replays = replays
+        self._approvals = approvals
 
     def run(
         self, rollout: Rollout, candidate: RevisionStatus | None, stable: RevisionStatus | None
     ) -> tuple[GateResult, ...] | None:
         if rollout.phase is Phase.CHECKING:
-            return self._registered(rollout)
+            return None if self._approvals.busy(rollout) else self._checked(rollout)
+        self._approvals.forget(rollout)
         if rollout.phase is Phase.PROVING and candidate is not None and candidate.addresses:
             return self._proved(rollout, candidate, stable)
         if rollout.phase is not Phase.PROVING:
@@ -50,9 +53,10 @@ class StandardGates:
         return None
 
     def progress(self, rollout: Rollout) -> str:
-        return self._replays.progress(rollout)
+        return self._approvals.progress(rollout) or self._replays.progress(rollout)
 
-    def _registered(self, rollout: Rollout) -> tuple[GateResult, ...] | None:
+    def _checked(self, rollout: Rollout) -> tuple[GateResult, ...] | None:
+        """The files are looked at once the version is registered in full."""
         try:
             details = self._registry.describe(rollout.version)
         except UnknownVersion as error:
@@ -60,7 +64,9 @@ class StandardGates:
         except RegistryError:
             return None
         ready = details.status == "READY"
-        return (GateResult("registered", passed=ready, detail=f"MLflow says {details.status}"),)
+        registered = GateResult("registered", passed=ready, detail=f"MLflow says {details.status}")
+        looked_at = self._approvals.results(rollout, details.source) if ready else ()
+        return None if looked_at is None else (registered, *looked_at)
 
     def _proved(
         self, rollout: Rollout, candidate: RevisionStatus, stable: RevisionStatus | None

@@ -23,9 +23,6 @@ from pipelines.store import Inbox, RolloutStore, StoreError
 from registry_hooks.model_version import Channel, ChannelKind, ModelVersion, Snapshot, Transition
 from registry_hooks.watcher import NOTHING, Watcher, transitions
 
-_PATIENCE_SECONDS = 1.0
-"""A look that takes longer than this goes on while the rollouts are looked after."""
-
 
 class PolicyLookup(Protocol):
     """What applies to a model."""
@@ -61,9 +58,12 @@ class Observation:
         policies: PolicyLookup,
         notifier: Notifier,
         poll_seconds: float,
+        look_seconds: float,
     ) -> None:
+        """A look that takes longer than `look_seconds` goes on while the rollouts are looked after."""
         self._watcher, self._inbox, self._rollouts = watcher, inbox, rollouts
-        self._policies, self._notifier, self._poll_seconds = policies, notifier, poll_seconds
+        self._policies, self._notifier = policies, notifier
+        self._poll_seconds, self._look_seconds = poll_seconds, look_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._looking: Future[Snapshot] | None = None
         self._hints: set[str] = set()
@@ -112,7 +112,7 @@ class Observation:
         """
         if self._looking is None and self._due(now):
             self._begin(now)
-        if self._looking is None or not wait([self._looking], _PATIENCE_SECONDS).done:
+        if self._looking is None or not wait([self._looking], self._look_seconds).done:
             return
         looked, self._looking, self._fresh = self._looking, None, False
         with ExitStack() as failing:

@@ -148,11 +148,16 @@ LABELS = section(
 SERVING = section(
     "Serving",
     RevisionSettings,
-    without=("environment",),
+    without=("environment", "node_labels"),
     workers=Annotated[int, Field(ge=1, le=64)],
+    replicas=Annotated[int, Field(ge=1, le=64)],
     memory_mb=Annotated[int, Field(ge=1)] | None,
     cpus=Annotated[float, Field(gt=0)] | None,
+    max_replicas=Annotated[int, Field(ge=1, le=1000)] | None,
+    busy_percent=Annotated[int, Field(ge=10, le=100)],
+    gpus=Annotated[int, Field(ge=0, le=64)],
     more={
+        "node_labels": (dict[str, str], {}, "Labels of the nodes that may run it (target `kubernetes`)."),
         "environment": (dict[str, str], {}, "Environment variables of the model server."),
         "log_drop": (Columns, (), "Columns that are left out of the prediction log."),
         "log_hash": (Columns, (), "Columns of which the prediction log keeps a keyed hash only."),
@@ -244,7 +249,18 @@ def _settings(serving: Any, wrong: list[Mistake]) -> RevisionSettings:
     private = {"PREDICTION_LOG_DROP": serving.log_drop, "PREDICTION_LOG_HASH": serving.log_hash}
     variables = serving.environment | {name: ",".join(columns) for name, columns in private.items() if columns}
     settings = made(RevisionSettings, serving, "serving", wrong)
-    return replace(settings, environment=tuple(sorted(variables.items())))
+    labels = tuple(sorted(serving.node_labels.items()))
+    return replace(settings, environment=tuple(sorted(variables.items())), node_labels=labels)
+
+
+def _wrong_serving(serving: Any) -> Iterator[Mistake]:
+    if serving.max_replicas is None:
+        return
+    if serving.max_replicas < serving.replicas:
+        counts = f"{serving.replicas}, not {serving.max_replicas}"
+        yield Mistake("serving.max_replicas", f"must not be below replicas, {counts}")
+    if serving.cpus is None:
+        yield Mistake("serving.cpus", "must be given with max_replicas: a replica is busy by its share of them")
 
 
 def _impossible(found: Any) -> Iterator[Mistake]:
@@ -269,6 +285,7 @@ def _impossible(found: Any) -> Iterator[Mistake]:
             yield Mistake(
                 "labels.mode", "must not be gate where shadow.mode is instead: nobody labels answers to copies"
             )
+    yield from _wrong_serving(found.serving)
     if found.channels.pre_live == found.channels.live:
         yield Mistake("channels.pre_live", f"must be another channel than live, not {found.channels.live} too")
     if found.channels.live in found.require:

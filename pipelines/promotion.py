@@ -129,7 +129,7 @@ class Promotion:
             for one in (rollout.candidate, rollout.stable)
         )
         return Seen(
-            image=self._image(rollout) if rollout.phase is Phase.BUILDING else None,
+            image=self._image(rollout) if rollout.phase in (Phase.BUILDING, Phase.STARTING) else None,
             revisions=world.revisions,
             routes=world.routes,
             holders=holders,
@@ -155,7 +155,7 @@ class Promotion:
         version = rollout.version
         if version not in self._sources:
             self._sources[version] = self._ports.registry.describe(version).source
-        return ImageRequest(version, self._sources[version], self._server)
+        return ImageRequest(version, self._sources[version], self._server, rollout.files)
 
     def _stable_gone(self, rollout: Rollout, holders: frozenset[int] | None) -> bool:
         """Asked also in the tick in which going back ends, where the stable version is put back at once."""
@@ -268,10 +268,23 @@ class Promotion:
             record = evidence.record(rollout)
             files[evidence.name(record)] = record
             files |= _picture(rollout, evidence.name(record))
+            files |= self._documents(rollout)
             tags[PREFIX + "evidence"] = evidence.name(record)
         self._mark_replaced(rollout)
         self._ports.registry.annotate(rollout.version, tags, files)
         return self._ports.rollouts.save(replace(rollout, annotated=note.digest))
+
+    def _documents(self, rollout: Rollout) -> dict[str, bytes]:
+        """What was written about the image; what is lost of it is no reason to keep the outcome from the registry."""
+        found = {}
+        for document in rollout.documents:
+            try:
+                found[evidence.artifact(document)] = self._ports.builder.document(document.digest)
+            except ImageError as error:
+                if error.retryable:
+                    raise
+                log.warning("rollout %s: %s is not saved with the evidence: %s", rollout.id, document.name, error)
+        return found
 
     def _mark_replaced(self, rollout: Rollout) -> None:
         former = replaced(rollout)

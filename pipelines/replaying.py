@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,6 +48,7 @@ class Replay:
     stable: ModelVersion
     stable_url: str
     candidate_url: str
+    client: Callable[[], httpx.Client]
     stop: threading.Event = field(default_factory=threading.Event)
     sent: int = 0
     total: int = 0
@@ -61,7 +62,8 @@ class Replay:
         self.total = len(requests)
         if not requests:
             return GateResult(NAME, passed=True, detail=f"no requests of {self.stable} are logged; nothing was sent")
-        with httpx.Client(timeout=self.policy.request_seconds) as client:
+        with self.client() as client:
+            client.timeout = httpx.Timeout(self.policy.request_seconds)
             replayed = self._all(client, requests, began + self.policy.max_seconds)
         return _result(conclude(self.policy, self.slack_ms, replayed, time.monotonic() - began))
 
@@ -126,9 +128,10 @@ class _Begun:
 class Replays:
     """The replays that are under way, or over and not yet forgotten. Safe to use from several threads."""
 
-    def __init__(self, log_url: str) -> None:
-        """`log_url` is that of the prediction log."""
+    def __init__(self, log_url: str, client: Callable[[], httpx.Client] = httpx.Client) -> None:
+        """`log_url` is that of the prediction log; `client` makes what reaches revisions at their addresses."""
         self._log_url = log_url
+        self._client = client
         self._begun: dict[str, _Begun] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="replay")
@@ -185,6 +188,7 @@ class Replays:
             stable.revision.version,
             f"http://{stable.addresses[0]}/invocations",
             f"http://{candidate.addresses[0]}/invocations",
+            self._client,
         )
         return _Begun(replay, self._threads.submit(replay.run))
 

@@ -22,7 +22,7 @@ from monitoring.shadow_blocks import ShadowBlock
 from monitoring.shadow_evidence import ShadowEvidence
 from monitoring.shadow_policy import ShadowPolicy
 from registry_hooks.model_version import Channel, ModelVersion
-from serving.image import ImageStatus, Proof
+from serving.image import Document, ImageStatus, Proof
 from serving.revision import Revision, RevisionSettings, RevisionStatus
 from serving.router import Route
 
@@ -158,11 +158,19 @@ class RolloutPolicy:
     """A candidate that was started again more often than this is crash-looping and fails."""
     require_signature: bool = False
     """Refuse versions without a model signature."""
+    refuse_pickle: bool = False
+    """Refuse versions that are loaded by unpickling, which can run any code."""
     settings: RevisionSettings = RevisionSettings()
     analysis: AnalysisPolicy = AnalysisPolicy()
     replay: ReplayGatePolicy = ReplayGatePolicy()
     shadow: ShadowPolicy = ShadowPolicy()
     labels: LabelPolicy = LabelPolicy()
+
+
+FILES = "files"
+"""Name of the gate on the version's files."""
+IMAGE = "image"
+"""Name of the gate on making its image, such as on requirements that contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +194,7 @@ class Rollout:
     phase: Phase
     begun: datetime
     entered: datetime
-    """When `phase`, or within it the present step, began."""
+    """When `phase`, or within it the present step, began; or when more of a model that is fetched was there."""
     stable: Revision | None
     candidate: Revision | None = None
     """Known once the image is there."""
@@ -216,6 +224,10 @@ class Rollout:
     """Digest of the candidate's dependency lock."""
     proof: Proof | None = None
     """How the candidate is served, and what that rests on."""
+    documents: tuple[Document, ...] = ()
+    """What was written about the candidate's image."""
+    fetched: int = 0
+    """The most that the candidate was seen to have of a model that it fetches, in percent."""
     annotated: str = ""
     """Digest of the tags that the registry is known to show."""
     settled: bool = False
@@ -232,6 +244,11 @@ class Rollout:
     def key(self) -> tuple[str, Channel]:
         """At most one rollout that is not settled exists for each key."""
         return self.intent.model, self.intent.channel
+
+    @property
+    def files(self) -> str:
+        """SHA-256 of the candidate's files as they were approved; empty where no gate has looked."""
+        return next((str(gate.data.get("sha256", "")) for gate in self.gates if gate.name == FILES), "")
 
     @property
     def shadowing(self) -> bool:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -28,13 +31,16 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from monitoring.written import Duration, MalformedError, Mistake, mistakes, read_mapping, unknown
 from pipelines.policy import Policy
+from serving.gateway_objects import name_of
+from serving.package_source import PackageSource
 
 PREFIX = "PROMOTE_"
 CONFIG = PREFIX + "CONFIG"
 """Names the file."""
 OTHERS = frozenset({"config", "url", "seed", "worlds"})
 """Variables with our prefix that are no settings."""
-FOLDERS = ("home", "policies")
+PATHS = ("home", "policies", "signing_key", "verify_key", "package_ca", "package_wheels")
+"""Settings whose relative paths start from where the file lies."""
 
 
 class SettingsError(Exception):
@@ -46,9 +52,35 @@ class Target(StrEnum):
 
     LOCAL = "local"
     """Processes on this machine."""
+    DOCKER = "docker"
+    """Containers of a Docker Engine."""
+    PODMAN = "podman"
+    """Containers of Podman, by its socket."""
+    KUBERNETES = "kubernetes"
+    """Pods of a Kubernetes cluster."""
 
 
-def _folder(given: Path) -> Path:
+class ImageMaker(StrEnum):
+    """Who makes images for a cluster."""
+
+    ENGINE = "engine"
+    """A container engine, which sends them to the registry."""
+    REGISTRY = "registry"
+    """The controller itself, which has nothing but the registry."""
+
+
+class ServiceType(StrEnum):
+    """How the gateway's Service in a cluster is reached."""
+
+    CLUSTER_IP = "ClusterIP"
+    """Inside the cluster, by its name."""
+    NODE_PORT = "NodePort"
+    """At a port of every node."""
+    LOAD_BALANCER = "LoadBalancer"
+    """At an address that the cluster's provider gives."""
+
+
+def _place(given: Path) -> Path:
     return given.expanduser().absolute()
 
 
@@ -63,9 +95,43 @@ def _http(given: str) -> str:
     return given.rstrip("/")
 
 
+def _store(given: str) -> str:
+    url = urlsplit(given)
+    if url.scheme not in ("http", "https", "s3", "gs", "abfs", "abfss", "az") or not url.netloc or "@" in url.netloc:
+        raise ValueError("must be the http, https, s3, gs, abfs or az URL of a store, without credentials")
+    return given.rstrip("/")
+
+
+def _registry(given: str) -> str:
+    url = urlsplit(given)
+    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.path.strip("/"):
+        raise ValueError("must be http:// or https:// and a registry's host, without credentials or a path")
+    return given.rstrip("/")
+
+
 def _database(given: str) -> str:
     if not given.startswith(("sqlite:///", "postgresql+psycopg://")):
         raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
+    return given
+
+
+def _name(given: str) -> str:
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{2,40}", given):
+        raise ValueError("must be 3 to 41 small letters, digits and hyphens, no hyphen first")
+    return given
+
+
+def _label(given: str) -> str:
+    if not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", given):
+        raise ValueError("must be at most 63 small letters, digits and hyphens, no hyphen first or last")
+    return given
+
+
+def _base(given: str) -> str:
+    try:
+        given.format(python="3.11")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError("may have {python} in it, and no other braces") from error
     return given
 
 
@@ -75,10 +141,18 @@ def _secret(given: SecretStr) -> SecretStr:
     return given
 
 
-Folder = Annotated[Path, AfterValidator(_folder)]
+def _index(given: SecretStr) -> SecretStr:
+    if not given.get_secret_value().startswith(("http://", "https://")) or re.search(r"\s", given.get_secret_value()):
+        raise ValueError("must be the http:// or https:// address of a package index")
+    return given
+
+
+Folder = Annotated[Path, AfterValidator(_place)]
+File = Annotated[Path, AfterValidator(_place)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Index = Annotated[SecretStr, AfterValidator(_index)]
 
 
 class Settings(BaseSettings):
@@ -113,6 +187,50 @@ class Settings(BaseSettings):
     """Whether a model that no policy names gets the defaults, or is left alone."""
     target: Target = Target.LOCAL
     """Where revisions run."""
+    installation: Annotated[str, AfterValidator(_name)] = Field(
+        default_factory=lambda settings: f"promote-{sha256(str(settings['home']).encode()).hexdigest()[:8]}"
+    )
+    """Name of the installation in an engine or a cluster, on everything of its own; made of `home` without."""
+    engine: str | None = Field(default=None, repr=False)
+    """Address of the engine; DOCKER_HOST, or CONTAINER_HOST for Podman, or the usual socket without."""
+    base_image: Annotated[str, AfterValidator(_base)] = "python:{python}-slim"
+    """Image that images of models stand on, with `{python}` for the version that a model needs."""
+    base_images: dict[str, Annotated[str, AfterValidator(_base)]] = Field(default_factory=dict)
+    """The same for single flavours, by their names in MLflow: `{"lightgbm": "example.org/python:{python}"}`."""
+    image_repository: str | None = None
+    """Name that images are below; one that begins with a registry's host is where they are sent and pinned from."""
+    image_maker: ImageMaker = ImageMaker.ENGINE
+    """Who makes images for a cluster: an `engine`, or the controller with nothing but the `registry`."""
+    registry_url: Annotated[str, AfterValidator(_registry)] | None = None
+    """Where the controller reaches the registry of `image_repository`, if not at its name: `http://registry:5000`."""
+    baked_model_mb: Annotated[int, Field(ge=0)] = 1024
+    """Largest model, in MiB, that is put into its image; servers fetch a larger one when they start (engines only)."""
+    artifacts_url: Annotated[str, AfterValidator(_store)] | None = None
+    """Where containers reach what MLflow keeps at `mlflow-artifacts:/`; at the MLflow server's address without."""
+    keep_images: Annotated[int, Field(ge=1)] = 3
+    """Of how many versions of each model the image stays although nothing needs it: those that were built last."""
+    clean_images_seconds: Annotated[Duration, Field(ge=0, allow_inf_nan=False)] = 86400.0
+    """Between two removals of images that nothing needs, while a controller leads; 0: only by command."""
+    namespace: Annotated[str, AfterValidator(_label)] = "mlflow-promote"
+    """Namespace of the cluster in which everything runs that belongs to the installation; it has to be there."""
+    kube_context: str | None = None
+    """Context of the kubeconfig (KUBECONFIG, else ~/.kube/config) that leads to the cluster; the current without."""
+    pull_secrets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Names of Secrets in the namespace with credentials for the registry."""
+    gateway_replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    """How many pods of a cluster take scoring requests."""
+    gateway_service: ServiceType = ServiceType.CLUSTER_IP
+    """How clients reach them: `NodePort` takes `gateway_port` where that is from 30000 to 32767, else any."""
+    gateway_image: str | None = None
+    """Image of the gateway, whose command line begins with Envoy's program; in a cluster, one that was made here."""
+    package_index: Index | None = None
+    """Package index in the place of PyPI, with user and password where it wants them; what uv is told here without."""
+    package_extra_indexes: Annotated[tuple[Index, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Package indexes that are asked before it: a package comes from the first that knows it."""
+    package_ca: File | None = None
+    """Certificates (PEM) by which package indexes are trusted; those of this machine without."""
+    package_wheels: Folder | None = None
+    """Folder with packages as files, which are found as those of an index are."""
     poll_seconds: Seconds = 5.0
     """Between two looks at the registry, unless a hint comes."""
     full_read_seconds: Seconds = 3600.0
@@ -135,12 +253,18 @@ class Settings(BaseSettings):
     """What MLflow signs its webhooks with; without one, webhooks are not taken."""
     predictions: str = Field(default_factory=lambda settings: str(settings["home"] / "predictions"))
     """Folder or fsspec URL of the prediction log; `predictions` in `home` without."""
+    predictions_claim: str | None = None
+    """PersistentVolumeClaim that pods of a cluster mount where `predictions` is a folder: that of the same volume."""
     log_key: Secret | None = None
     """Key of the hashes that policies ask for by `log_hash`: without one, what can be guessed can be found again."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(default=(), repr=False)
     """Where alerts go besides the log: http(s) addresses get JSON, everything else is an Apprise URL."""
     compile_seconds: Seconds = 120.0
     """How long compiling a model and proving the result right may take; after that the model is served as it is."""
+    signing_key: File | None = None
+    """Private Ed25519 key (PEM) with which every image that is built is signed; without one, none is."""
+    verify_key: File | None = None
+    """Public Ed25519 key (PEM) that has to have signed an image before it is started; without one, any image is."""
     threads: Annotated[int, Field(ge=1, le=64)] = 8
     """How many rollouts are looked after at the same time."""
 
@@ -150,6 +274,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"token: must be given (PROMOTE_TOKEN) when api_host is not this machine's own, as {self.api_host}"
             )
+        if self.target is Target.KUBERNETES and not self.image_repository:
+            raise ValueError("image_repository: must name a registry that the cluster pulls from: example.org/models")
+        if self.target is not Target.KUBERNETES and self.image_maker is ImageMaker.REGISTRY:
+            raise ValueError(f"image_maker: must be engine with target {self.target.value}, which runs what it has")
         ports = {"gateway_port": self.gateway_port, "admin_port": self.admin_port, "api_port": self.api_port}
         if self.mlflow_uri is None:
             ports["mlflow_port"] = self.mlflow_port
@@ -164,12 +292,39 @@ class Settings(BaseSettings):
         return f"http://[{host}]:{self.api_port}" if ":" in host else f"http://{host}:{self.api_port}"
 
     @property
+    def gateway_address(self) -> str:
+        """Where clients reach the gateway, as far as the settings say that."""
+        if self.target is Target.KUBERNETES and self.gateway_service is not ServiceType.NODE_PORT:
+            return f"http://{name_of(self.installation)}.{self.namespace}.svc:{self.gateway_port}"
+        return f"http://{self.gateway_host}:{self.gateway_port}"
+
+    @property
+    def packages(self) -> PackageSource:
+        """Where the packages of models come from."""
+        return PackageSource(
+            self.package_index.get_secret_value() if self.package_index else "",
+            tuple(index.get_secret_value() for index in self.package_extra_indexes),
+            self.package_ca,
+            self.package_wheels,
+        )
+
+    @property
+    def mlflow_address(self) -> str:
+        """Of the MLflow server, be it the one that `up` starts."""
+        return self.mlflow_uri or f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
     def default_policy(self) -> Policy | None:
         """The policy of models that no policy names; None where they are left alone."""
         return Policy() if self.manage_models_without_policy else None
 
 
-SECRET = frozenset({"mlflow_uri", "store", "token", "webhook_secret", "log_key", "notify"})
+SECRET = frozenset(
+    {
+        *("mlflow_uri", "artifacts_url", "store", "token", "webhook_secret", "log_key", "notify"),
+        *("package_index", "package_extra_indexes"),
+    }
+)
 """Settings that are secrets, or URLs that may hold one: what was given for them is not repeated."""
 
 
@@ -211,7 +366,7 @@ def _from_file(file: Path) -> dict[str, Any]:
     except MalformedError as error:
         raise SettingsError(f"{file}: {error}") from error
     here = file.absolute().parent
-    relative = {key: str(here / Path(given[key]).expanduser()) for key in FOLDERS if isinstance(given.get(key), str)}
+    relative = {key: str(here / Path(given[key]).expanduser()) for key in PATHS if isinstance(given.get(key), str)}
     return {**given, **relative}
 
 

@@ -33,8 +33,9 @@ from pipelines.live import Live
 from pipelines.rollout import Event, Intent, Rollout
 from pipelines.sql_database import Database
 from pipelines.sql_tables import EVENT, INTENT, LIVE, ROLLOUT
-from pipelines.store import Conflict, StoreError
+from pipelines.store import Approved, Conflict, StoreError
 from registry_hooks.model_version import Channel, Holding, ModelVersion, Snapshot
+from serving.runtime.model_files import dumped, loaded
 
 LEASE = "controller"
 """Name of the one lease."""
@@ -101,6 +102,19 @@ class SqlStore:
             kept = self._keep(connection, live)
             _append(connection, events)
         return kept
+
+    # `ApprovedFiles`.
+
+    def approve(self, seen: Approved) -> Approved:
+        new = self._database.insert(tables.approved_files).on_conflict_do_nothing()
+        row = {"source": seen.source, "at": seen.at, "files": dumped(seen.files)}
+        with self._database.write() as connection:
+            connection.execute(new.values(model=seen.version.model, version=seen.version.version, **row))
+            return _approved(connection, seen.version, seen.source) or seen
+
+    def approved(self, version: ModelVersion, source: str) -> Approved | None:
+        with self._database.read() as connection:
+            return _approved(connection, version, source)
 
     # `Inbox`, and what of `Lookup` concerns it.
 
@@ -229,6 +243,16 @@ def _rollout_row(rollout: Rollout) -> Mapping[str, object]:
 
 def _live_row(live: Live) -> Mapping[str, object]:
     return {"model": live.model, "channel": str(live.channel), "serial": live.serial, "body": LIVE.write(live)}
+
+
+def _approved(connection: Connection, version: ModelVersion, source: str) -> Approved | None:
+    column = tables.approved_files.c
+    same = (column.model == version.model, column.version == version.version, column.source == source)
+    row = connection.execute(select(column.files, column.at).where(*same)).first()
+    try:
+        return None if row is None else Approved(version, source, loaded(row.files), row.at)
+    except ValueError as error:
+        raise StoreError(f"the stored files of {version} cannot be read: {error}", retryable=False) from error
 
 
 def _append(connection: Connection, events: Sequence[Event]) -> None:

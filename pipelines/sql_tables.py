@@ -145,6 +145,16 @@ events = Table(
     Index("ix_events_kind", "model", "kind", "at"),
 )
 
+approved_files = Table(
+    "approved_files",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("files", Text, nullable=False),
+)
+
 leases = Table(
     "leases",
     metadata,

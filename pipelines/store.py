@@ -6,12 +6,14 @@ One Protocol per concern, so that each user names what it needs. `SqlStore` impl
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from pipelines.live import Live
 from pipelines.rollout import Event, Intent, Rollout
-from registry_hooks.model_version import Snapshot
+from registry_hooks.model_version import ModelVersion, Snapshot
+from serving.runtime.model_files import Files
 
 
 class StoreError(Exception):
@@ -85,6 +87,29 @@ class Inbox(Protocol):
 
     def settle(self, ids: Collection[str], outcome: str) -> None:
         """Mark intents as done with, for the reason `outcome`; the first outcome of an intent stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """What the files of a version held when it was first seen."""
+
+    version: ModelVersion
+    source: str
+    """MLflow's artifact location of the version."""
+    files: Files = field(hash=False)
+    at: datetime
+
+
+class ApprovedFiles(Protocol):
+    """The files of versions, recorded once. Every method raises `StoreError`."""
+
+    def approve(self, seen: Approved) -> Approved:
+        """Record it, unless the version was recorded at that source before; what is recorded."""
+        ...
+
+    def approved(self, version: ModelVersion, source: str) -> Approved | None:
+        """What is recorded; None where nothing is."""
         ...
 
 

@@ -11,13 +11,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-import httpx
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
@@ -31,32 +30,40 @@ from monitoring.logged_rows import LoggedRows
 from monitoring.notify import BackgroundNotifier, LogNotifier, Notifier, Notifiers
 from monitoring.webhook_notify import WebhookNotifier
 from pipelines.api import create_api
+from pipelines.approving import Approvals
+from pipelines.cleaning import Cleaning, CleaningTurn
 from pipelines.commands import Commands
 from pipelines.controller import Controller, Pace
 from pipelines.drift_job import DriftJob
 from pipelines.drift_runs import DriftRuns
 from pipelines.drift_schedule import DriftSchedule
 from pipelines.gates import Gates, StandardGates
+from pipelines.keys import Keys, read_keys
 from pipelines.mlflow_server import MlflowServer
 from pipelines.overview import Overview
+from pipelines.platforms import end_revisions, platform_of
 from pipelines.policies import Policies
 from pipelines.promotion import Ports, Promotion
 from pipelines.replaying import Replays
+from pipelines.rollout_gauges import RolloutGauges
 from pipelines.settings import Settings
 from pipelines.sql_store import SqlStore
+from pipelines.store import Lease
 from registry_hooks.logged_sample import LoggedSamples
 from registry_hooks.mlflow_reference import MlflowReference
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.model_version import ChannelKind
 from registry_hooks.watcher import Watcher
 from registry_hooks.webhook import webhook_router
-from serving.envoy import GatewaySettings
+from serving.builds import Builds
 from serving.envoy_router import EnvoyRouter
-from serving.gateway import Gateway
+from serving.gateway import TrafficGateway
 from serving.image import server_digest
-from serving.local import LocalTarget
-from serving.local_image import LocalImageBuilder
+from serving.local_image import LocalImages
 from serving.processes import adopt
+from serving.signing import Signatures
+from serving.target import ServingTarget
+from serving.verified_target import VerifiedTarget
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +78,12 @@ def _now() -> datetime:
 class Installation:
     """Everything of one installation that does not depend on who leads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: Keys = Keys()) -> None:
         self.settings = settings
+        self.keys = keys
         self.home = settings.home
         self.home.mkdir(parents=True, exist_ok=True)
-        self.gateway_settings = GatewaySettings(
-            host=settings.gateway_host, port=settings.gateway_port, admin_port=settings.admin_port
-        )
+        self.platform = platform_of(settings)
         self.policies = Policies(settings.policies, settings.default_policy)
         self.metrics = CollectorRegistry()
         self.controller: Controller | None = None
@@ -108,26 +114,35 @@ class Installation:
         return SqlStore(self.settings.store)
 
     @cached_property
-    def router(self) -> EnvoyRouter:
-        return EnvoyRouter(self.home / "gateway", self.gateway_settings)
+    def lease(self) -> Lease:
+        return self.platform.lease(self.store)
 
-    @cached_property
-    def gateway(self) -> Gateway:
-        return Gateway(self.home / "gateway", self.gateway_settings)
+    @property
+    def router(self) -> EnvoyRouter:
+        return self.platform.router
+
+    @property
+    def gateway(self) -> TrafficGateway:
+        return self.platform.gateway
 
     @cached_property
     def blocks(self) -> AccessLogBlocks:
-        reading = ReadingPolicy(timeout_seconds=self.gateway_settings.request_seconds)
-        log, home = self.gateway.files.access_log, self.home / "blocks"
-        blocks = AccessLogBlocks(log, home, self.gateway.reopen_log, reading=reading)
+        reading = ReadingPolicy(timeout_seconds=self.gateway.settings.request_seconds)
+        blocks = AccessLogBlocks(self.platform.logs(), self.home / "blocks", reading=reading)
         LogCounters(blocks.counters, self.metrics)
+        RolloutGauges(self.store, lambda: self.controller is not None, _now, self.metrics)
         return blocks
 
-    def target(self) -> LocalTarget:
-        """Made anew for whoever needs it: what runs is remembered in the home folder."""
-        key = self.settings.log_key
-        private = {"PREDICTION_LOG_KEY": key.get_secret_value()} if key is not None else {}
-        return LocalTarget(self.home, self.settings.predictions, private)
+    def verified(self, target: ServingTarget) -> ServingTarget:
+        """The target, behind the check of its images where there is a key for that."""
+        key = self.keys.verify
+        if key is None:
+            return target
+        return VerifiedTarget(target, key, Signatures(self.home))
+
+    @cached_property
+    def cleaning(self) -> Cleaning:
+        return Cleaning(self.platform.stock(), self.store, self.store, self.settings.keep_images)
 
     @cached_property
     def notifier(self) -> BackgroundNotifier:
@@ -180,39 +195,47 @@ class Installation:
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Serve the commands and, with the lease, control; until `stop` is set. Traffic goes on afterwards."""
-    installation = Installation(settings)
+    """Serve the commands and, with the lease, control; until `stop` is set. Traffic goes on afterwards.
+
+    `SettingsError` where the keys cannot be used.
+    """
+    installation = Installation(settings, read_keys(settings))
     if installation.mlflow is not None:
         installation.mlflow.ensure()
     name = f"{socket.gethostname()}-{os.getpid()}"
     with _serving(installation):
         while not stop.is_set():
-            if installation.store.acquire(name, Pace().lease_seconds):
+            if installation.lease.acquire(name, Pace().lease_seconds):
                 _lead(installation, name, stop)
             else:
                 stop.wait(_STANDBY_SECONDS)
     installation.notifier.close()
 
 
-def stop(settings: Settings) -> None:
-    """End everything that the installation runs on this machine, the controller first."""
+def stop(settings: Settings, *, purge: bool = False) -> None:
+    """End everything that the installation runs, the controller first; `purge`: leave nothing of it in an engine."""
     installation = Installation(settings)
     controller = adopt(controller_record(settings))
     if controller is not None:
         controller.end(30.0)
     controller_record(settings).unlink(missing_ok=True)
     installation.gateway.stop(drain_seconds=5.0)
-    _end_revisions(installation.target())
+    end_revisions(installation.platform.target())
+    if purge:
+        installation.platform.purge()
+    installation.platform.close()
     if installation.mlflow is not None:
         installation.mlflow.stop()
 
 
-def _end_revisions(target: LocalTarget) -> None:
-    """Revisions end within their drain time, by their target's own clock."""
-    for revision in target.status():
-        target.stop(revision)
-    while target.status():
-        time.sleep(0.1)
+@contextmanager
+def cleaning_of(settings: Settings) -> Iterator[Cleaning]:
+    """What lists and removes the images of the installation, whether a controller runs or not."""
+    installation = Installation(settings)
+    try:
+        yield installation.cleaning
+    finally:
+        installation.platform.close()
 
 
 def controller_record(settings: Settings) -> Path:
@@ -233,22 +256,30 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
         registry = installation.registry
         reference = MlflowReference(installation.mlflow_uri)
         samples = LoggedSamples(lambda: reference, lambda version: registry.describe(version).run_id)
-        builder = LocalImageBuilder(installation.home, registry, compile_seconds=seconds, samples=samples)
+        packages = installation.settings.packages
+        images = LocalImages(installation.home, registry, compile_seconds=seconds, samples=samples, packages=packages)
+        builder = installation.platform.builder(images, installation.keys.signing, registry)
         left.callback(builder.close)
-        replays = Replays(installation.settings.predictions)
+        replays = Replays(installation.settings.predictions, installation.platform.client)
         left.callback(replays.close)
-        gates = StandardGates(registry, left.enter_context(httpx.Client()), replays)
-        controller = _controller(installation, name, _ports(installation, builder, gates), schedule)
+        approvals = Approvals(registry, installation.store, installation.home / "approving")
+        left.callback(approvals.close)
+        client = left.enter_context(installation.platform.client())
+        gates = StandardGates(registry, client, replays, approvals)
+        cleaning = CleaningTurn(installation.cleaning.clean, installation.settings.clean_images_seconds)
+        left.callback(cleaning.close)
+        chores = (schedule.sync, cleaning.look, *installation.platform.chores(installation.store))
+        controller = _controller(installation, name, _ports(installation, builder, gates), chores)
         installation.controller = controller
         left.callback(setattr, installation, "controller", None)
         controller.run(stop)
 
 
-def _ports(installation: Installation, builder: LocalImageBuilder, gates: Gates) -> Ports:
+def _ports(installation: Installation, builder: Builds, gates: Gates) -> Ports:
     return Ports(
         registry=installation.registry,
         builder=builder,
-        target=installation.target(),
+        target=installation.verified(installation.platform.target()),
         router=installation.router,
         blocks=installation.blocks,
         gates=gates,
@@ -257,7 +288,9 @@ def _ports(installation: Installation, builder: LocalImageBuilder, gates: Gates)
     )
 
 
-def _controller(installation: Installation, name: str, ports: Ports, schedule: DriftSchedule) -> Controller:
+def _controller(
+    installation: Installation, name: str, ports: Ports, chores: Sequence[Callable[[], object]]
+) -> Controller:
     settings = installation.settings
     feed = MlflowRegistry(installation.mlflow_uri)
     installation.watcher = Watcher(
@@ -273,12 +306,12 @@ def _controller(installation: Installation, name: str, ports: Ports, schedule: D
         Promotion(ports, server_digest(), installation.url),
         installation.watcher,
         installation.store,
-        installation.store,
+        installation.lease,
         installation.policies,
         _now,
         Pace(poll_seconds=settings.poll_seconds),
         settings.threads,
-        chores=(installation.policies.load, schedule.sync, installation.blocks.pump),
+        chores=(installation.policies.load, *chores, installation.blocks.pump),
     )
 
 
@@ -320,7 +353,7 @@ def _api(installation: Installation) -> FastAPI:
         inbox=store,
         lookup=store,
         history=store,
-        lease=store,
+        lease=installation.lease,
         registry=installation.registry,
         router=installation.router,
         policies=installation.policies.for_model,

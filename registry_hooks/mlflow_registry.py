@@ -12,10 +12,12 @@ import tempfile
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from registry_hooks.mlflow_calls import bound_requests, translated
 from registry_hooks.mlflow_reading import MlflowReading
@@ -62,6 +64,22 @@ class MlflowRegistry:
             created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
         )
 
+    def commit(self, version: ModelVersion) -> str | None:
+        """The git commit that the version's run was made from; None where it has no run, or that does not tell it.
+
+        Raises `RegistryError`.
+        """
+        run = self._get(version).run_id
+        if not run:
+            return None
+        try:
+            with translated(f"looking up the run of {version}", of_version=False):
+                return self._client.get_run(run).data.tags.get(MLFLOW_GIT_COMMIT)
+        except RegistryError as error:
+            if error.retryable:
+                raise
+            return None
+
     def assign(self, version: ModelVersion, channel: Channel | None, *, leave: Channel | None = None) -> None:
         now = self.describe(version)
         with translated(f"moving {version} to {channel or NO_STAGE}"):
@@ -94,6 +112,17 @@ class MlflowRegistry:
             with tempfile.TemporaryDirectory(prefix=".download-", dir=destination) as folder:
                 _move_in(fetch(source, folder, self._uri), whole)
         return whole
+
+    def location(self, version: ModelVersion) -> str:
+        """URI of the folder with the version's files in their store. `RegistryError`."""
+        with translated(f"asking where {version} is"):
+            named = urlsplit(self._client.get_model_version_download_uri(version.model, str(version.version)))
+            if named.scheme == "models":
+                return str(self._client.get_logged_model(named.path.strip("/")).artifact_location)
+            if named.scheme == "runs":
+                run, _, path = named.path.lstrip("/").partition("/")
+                return f"{self._client.get_run(run).info.artifact_uri}/{path}"
+            return named.geturl()
 
     def _get(self, version: ModelVersion) -> MlflowVersion:
         with translated(f"looking up {version}"):

@@ -41,7 +41,7 @@ class CurrentEnvironment:
 
 def _installed() -> Lock:
     pins = sorted({f"{found.name}=={found.version}" for found in distributions()})
-    return Lock(".".join(platform.python_version_tuple()[:2]), "\n".join([sys.prefix, *pins]))
+    return Lock(".".join(platform.python_version_tuple()[:2]), "\n".join([f"# {sys.prefix}", *pins]))
 
 
 def _missing(converters: tuple[str, ...]) -> list[str]:

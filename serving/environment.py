@@ -2,10 +2,10 @@
 
 An environment is named by the digest of its lock and shared by every version with the same lock. A model that may
 be compiled gets a second one with the same packages and the converters, so that none of those is there when it serves;
-uv links the files, so it costs half a second and the converters' own size. The full
-``mlflow`` of a model's requirements is resolved but not installed: the model server scores with
-``mlflow-skinny``, pandas and NumPy at the versions found, which saves most of the installation and of the
-memory. Everything appears by a rename, so that half an environment is never taken for a whole one.
+uv links the files, so it costs half a second and the converters' own size. The full ``mlflow`` of a model's
+requirements is resolved but not installed: the model server scores with ``mlflow-skinny``, pandas and NumPy at the
+versions found, which saves most of the installation and of the memory; nor is what only logs in to clouds. Everything
+appears by a rename, so that half an environment is never taken for a whole one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,8 +28,10 @@ from typing import Protocol
 import uv
 
 from serving.image import ImageError
-from serving.needs import Needs, named, read_needs, slim
+from serving.needs import UNSERVED, Needs, named, names_of, read_needs, slim
+from serving.package_source import PackageSource, untrusted
 from serving.runtime.requirements import COMPILED, CONVERTERS, REQUIREMENTS
+from serving.workshop import put
 
 _NETWORK = ("error sending request", "Failed to fetch", "dns error", "timed out", "Request failed")
 """What uv says where the network is at fault, not the requirements."""
@@ -103,9 +105,10 @@ def variables(server: Path, *, own: bool = False) -> dict[str, str]:
 class Environments:
     """`Provider` of locks and virtual environments below one folder."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, source: PackageSource | None = None) -> None:
         self._home = home
-        self._uv = _Uv()
+        self._source = source or PackageSource()
+        self._uv = _Uv(self._source)
         self._turns: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 
@@ -132,20 +135,21 @@ class Environments:
 
     def resolve(self, needs: Needs, folder: Path) -> Lock:
         """The lock for `needs`, the same one every time. `folder` is where relative paths in them begin."""
-        kept = self._home / "locks" / f"{needs.key}.txt"
-        with self._turn(needs.key):
+        key = self._key(needs)
+        kept = self._kept(key)
+        with self._turn(key):
             if not kept.exists():
-                _write(kept, self._resolved(needs, folder))
+                put(kept, self._resolved(needs, folder))
         return Lock(needs.python, kept.read_text())
 
     def resolve_compiling(self, needs: Needs, lock: Lock, folder: Path) -> Lock:
         """The packages of `lock` at the same versions, with the converters of the flavour."""
-        wanted = (*slim(needs.requirements), *REQUIREMENTS, *COMPILED, *CONVERTERS[needs.flavor])
-        key = named(needs.key, lock.digest, wanted)
-        kept = self._home / "locks" / f"{key}.txt"
+        key, wanted = self._compiling(needs, lock.digest)
+        kept = self._kept(key)
+        without = () if lock.holds(UNSERVED) else (UNSERVED,)
         with self._turn(key):
             if not kept.exists():
-                _write(kept, self._within(lock.text, wanted, needs, folder))
+                put(kept, self._within(lock.text, wanted, needs, folder, without))
         return Lock(needs.python, kept.read_text())
 
     def install(self, lock: Lock, folder: Path) -> Path:
@@ -159,9 +163,35 @@ class Environments:
     def path(self, digest: str) -> Path:
         return self._home / "environments" / digest
 
+    def taken(self, model: Path, lock: str) -> Iterator[Path]:
+        """What stands below the folder for the model in the folder `model`, which is served with `lock`. `ImageError`.
+
+        That is what another build of it would take as well.
+        """
+        needs = read_needs(model)
+        yield self._kept(self._key(needs))
+        yield self.path(lock)
+        if needs.compilable:
+            kept = self._kept(self._compiling(needs, lock)[0])
+            yield kept
+            if kept.exists():
+                yield self.path(Lock(needs.python, kept.read_text()).digest)
+
     def close(self) -> None:
         """End the installations under way."""
         self._uv.stop()
+
+    def _key(self, needs: Needs) -> str:
+        """The name of what `needs` come to, which depends on the indexes too."""
+        return named(needs.key, *self._source.key) if self._source.key else needs.key
+
+    def _compiling(self, needs: Needs, lock: str) -> tuple[str, tuple[str, ...]]:
+        """What compiling takes besides the packages of the lock of that digest, and the name of that question."""
+        wanted = (*slim(needs.requirements), *REQUIREMENTS, *COMPILED, *CONVERTERS[needs.flavor])
+        return named(needs.key, lock, wanted, *self._source.key), wanted
+
+    def _kept(self, key: str) -> Path:
+        return self._home / "locks" / f"{key}.txt"
 
     def _resolved(self, needs: Needs, folder: Path) -> str:
         """With what the compiled path needs, or without where that does not go with the model's requirements."""
@@ -174,21 +204,35 @@ class Environments:
         return self._slimmed(needs, REQUIREMENTS, folder)
 
     def _slimmed(self, needs: Needs, server: Sequence[str], folder: Path) -> str:
-        full = self._uv.compile((*needs.requirements, *server), self._interpreter(needs.python), folder)
+        python = self._interpreter(needs.python)
+        full = self._uv.compile((*needs.requirements, *server), python, folder)
         wanted = slim(needs.requirements)
         if wanted != needs.requirements:
-            return self._within(full, (*wanted, *server), needs, folder)
+            return self._within(full, (*wanted, *server), needs, folder, self._unserved(full, wanted, needs, folder))
         return _with_options(needs, full)
 
-    def _within(self, versions: str, wanted: Sequence[str], needs: Needs, folder: Path) -> str:
-        """`wanted`, at the versions that are known already."""
-        constraint = self._home / "locks" / f".{uuid.uuid4().hex[:8]}.versions"
-        _write(constraint, versions)
+    def _unserved(self, versions: str, wanted: Sequence[str], needs: Needs, folder: Path) -> tuple[str, ...]:
+        """What is not to be installed: it comes with MLflow 3 or later, and with nothing else that is `wanted`."""
+        if not re.search(r"^mlflow-skinny==([3-9]|\d\d)", versions, re.MULTILINE):
+            return ()
+        others = tuple(line for line in wanted if "mlflow-skinny" not in names_of([line]))
+        return () if Lock(needs.python, self._within(versions, others, needs, folder)).holds(UNSERVED) else (UNSERVED,)
+
+    def _within(
+        self, versions: str, wanted: Sequence[str], needs: Needs, folder: Path, without: Sequence[str] = ()
+    ) -> str:
+        """`wanted`, at the versions that are known already, `without` some that they bring."""
+        there = self._home / "locks" / f".{uuid.uuid4().hex[:8]}"
+        constraint, override = there.with_suffix(".versions"), there.with_suffix(".without")
+        put(constraint, versions)
+        put(override, "".join(f"{package} ; sys_platform == 'none'\n" for package in without))
         try:
             python = self._interpreter(needs.python)
-            return _with_options(needs, self._uv.compile((*wanted, f"-c {constraint}"), python, folder))
+            lines = (*wanted, f"-c {constraint}")
+            return _with_options(needs, self._uv.compile(lines, python, folder, "--override", str(override)))
         finally:
             constraint.unlink()
+            override.unlink()
 
     def _make(self, lock: Lock, place: Path, folder: Path) -> None:
         fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
@@ -224,19 +268,27 @@ class Environments:
 class _Uv:
     """The uv program; its runs can be ended from another thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: PackageSource) -> None:
+        self._source = source
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
 
-    def compile(self, lines: Sequence[str], python: str, folder: Path) -> str:
-        options = ("--quiet", "--generate-hashes", "--no-header", "--no-annotate", "--python", python)
+    def compile(self, lines: Sequence[str], python: str, folder: Path, *more: str) -> str:
+        options = (*more, "--quiet", "--generate-hashes", "--no-header", "--no-annotate", "--python", python)
         return self.run("pip", "compile", *options, "-", folder=folder, given="\n".join(lines))
 
     def run(self, *arguments: str, folder: Path | None = None, given: str = "") -> str:
         """What uv printed; `ImageError` with its own explanation where it failed."""
         pipe = subprocess.PIPE
         with subprocess.Popen(
-            [uv.find_uv_bin(), *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=folder, process_group=0
+            [uv.find_uv_bin(), *arguments],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            cwd=folder,
+            env=self._source.variables,
+            process_group=0,
         ) as process:
             self._running.add(process)
             printed, said = process.communicate(given)
@@ -244,7 +296,8 @@ class _Uv:
         if process.returncode == 0:
             return printed
         ended = process.returncode < 0 or self._stopped
-        raise ImageError(said.strip()[-4000:], retryable=ended or any(words in said for words in _NETWORK))
+        passing = any(words in said for words in _NETWORK) and not untrusted(said)
+        raise ImageError(self._source.told(said.strip())[-4000:], retryable=ended or passing)
 
     def stop(self) -> None:
         self._stopped = True
@@ -254,10 +307,3 @@ class _Uv:
 
 def _with_options(needs: Needs, lock: str) -> str:
     return "\n".join([*(line for line in needs.requirements if line.startswith("--")), lock])
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    fresh.write_text(text)
-    fresh.replace(path)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serving.envoy_control import Control, control_clusters, control_listener
 from serving.envoy_copies import copied, for_copies
 from serving.envoy_log import LOG_FIELDS
 from serving.revision import Address, Weights
@@ -28,6 +29,8 @@ TABLE = "models"
 """Name of the one table of routes."""
 CLUSTERS_FILE = "clusters.json"
 ROUTES_FILE = "routes.json"
+HEALTH_PATH = "/healthz"
+"""Where the gateway says whether it takes requests."""
 ENTITY_HEADER = "x-entity-id"
 """Requests with the same value stay on the same revision while the weights stand."""
 INTERNAL_PREFIX = "x-promote-"
@@ -66,7 +69,7 @@ class GatewaySettings:
     """Requests up to this size are copied. Envoy reads no faster than the copy is taken, once its buffers are full."""
 
 
-def bootstrap(settings: GatewaySettings, folder: str, access_log: str) -> Config:
+def bootstrap(settings: GatewaySettings, folder: str, access_log: str, control: Control | None = None) -> Config:
     """What Envoy starts with; everything about models comes from the two watched files in `folder`."""
     listener = {
         "name": "gateway",
@@ -78,7 +81,10 @@ def bootstrap(settings: GatewaySettings, folder: str, access_log: str) -> Config
         "node": {"id": "gateway", "cluster": "mlflow-promote"},
         "admin": {"address": _socket(Address("127.0.0.1", settings.admin_port))},
         "layered_runtime": {"layers": [{"name": "gateway", "static_layer": RUNTIME}]},
-        "static_resources": {"listeners": [listener]},
+        "static_resources": {
+            "listeners": [listener, *([control_listener(control)] if control else [])],
+            "clusters": control_clusters() if control else [],
+        },
         "dynamic_resources": {"cds_config": _watched(folder, CLUSTERS_FILE)},
     }
 
@@ -98,7 +104,7 @@ def _connection_filter(settings: GatewaySettings, folder: str, access_log: str) 
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="gateway",
         rds={"route_config_name": TABLE, "config_source": _watched(folder, ROUTES_FILE)},
-        http_filters=[_header_filter(), _router_filter(access_log)],
+        http_filters=[_health_filter(), _header_filter(), _router_filter(access_log)],
         access_log=[_log(access_log, filter={"response_flag_filter": {"flags": ["UH", "NC"]}})],
         local_reply_config=_local_replies(),
         use_remote_address=True,
@@ -107,6 +113,17 @@ def _connection_filter(settings: GatewaySettings, folder: str, access_log: str) 
         normalize_path=True,
         request_headers_timeout="10s",
         request_timeout=f"{settings.request_seconds}s",
+    )
+
+
+def _health_filter() -> Config:
+    """Answers whoever spreads requests over several gateways: 200, and 503 from when it is told to end."""
+    asked = {"name": ":path", "string_match": {"exact": HEALTH_PATH}}
+    return _extension(
+        "envoy.filters.http.health_check",
+        "extensions.filters.http.health_check.v3.HealthCheck",
+        pass_through_mode=False,
+        headers=[asked],
     )
 
 
@@ -220,10 +237,11 @@ def _cluster(revision: str, hosts: Sequence[Address], settings: GatewaySettings)
         "max_pending_requests": settings.waiting,
         "max_retries": 0,
     }
+    resolved = {"type": "STATIC"} if all(_numeric(address.host) for address in hosts) else _BY_NAME
     return {
         "@type": f"{TYPES}.config.cluster.v3.Cluster",
         "name": revision,
-        "type": "STATIC" if all(_numeric(address.host) for address in hosts) else "STRICT_DNS",
+        **resolved,
         "connect_timeout": f"{settings.connect_seconds}s",
         "lb_policy": "LEAST_REQUEST",
         "circuit_breakers": {"thresholds": [limits]},
@@ -233,6 +251,10 @@ def _cluster(revision: str, hosts: Sequence[Address], settings: GatewaySettings)
             "endpoints": [{"lb_endpoints": [_endpoint(revision, host) for host in hosts]}],
         },
     }
+
+
+_BY_NAME = {"type": "STRICT_DNS", "dns_refresh_rate": "1s", "dns_lookup_family": "V4_PREFERRED"}
+"""A container that is started again may have another address."""
 
 
 def _endpoint(revision: str, host: Address) -> Config:

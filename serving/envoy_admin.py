@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
 SECONDS = 5.0
 """Longest wait for an answer; Envoy answers in milliseconds where it answers at all."""
+
+Ask: TypeAlias = Callable[[str, str], tuple[int, bytes]]
+"""Sends a method and a path to the administration; status and body. Raises `OSError` where nobody answers."""
 
 
 class AdminError(Exception):
@@ -16,14 +22,12 @@ class AdminError(Exception):
 
 
 class EnvoyAdmin:
-    """The administration on 127.0.0.1; every method raises `AdminError`."""
+    """The administration; every method raises `AdminError`."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def __init__(self, name: str, ask: Ask) -> None:
+        """`name`: how errors call it."""
+        self.name = name
+        self._send = ask
 
     def ready(self) -> bool:
         return self._ask("GET", "/ready").startswith(b"LIVE")
@@ -38,17 +42,27 @@ class EnvoyAdmin:
 
     def stat(self, name: str, kind: str = "All") -> str:
         """One statistic as text, empty where Envoy has none of that name."""
-        stats = json.loads(self._ask("GET", f"/stats?format=json&type={kind}&filter=^{name}$"))["stats"]
+        only = quote(f"^{re.escape(name)}$")
+        stats = json.loads(self._ask("GET", f"/stats?format=json&type={kind}&filter={only}"))["stats"]
         return next((str(entry["value"]) for entry in stats if entry.get("name") == name), "")
 
     def _ask(self, method: str, path: str) -> bytes:
         try:
-            with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)) as connection:
-                connection.request(method, path)
-                answer = connection.getresponse()
-                content = answer.read()
+            status, content = self._send(method, path)
         except (OSError, http.client.HTTPException) as error:
-            raise AdminError(f"Envoy does not answer at {self.url}: {error}") from error
-        if answer.status >= 500 and path != "/ready":
-            raise AdminError(f"Envoy answers {answer.status} at {self.url}{path}")
+            raise AdminError(f"Envoy does not answer at {self.name}: {error}") from error
+        if status >= 500 and path != "/ready":
+            raise AdminError(f"Envoy answers {status} at {self.name}{path}")
         return content
+
+
+def admin_at(port: int, host: str = "127.0.0.1", headers: Mapping[str, str] | None = None) -> EnvoyAdmin:
+    """The administration at an address; `headers` go with every request."""
+
+    def ask(method: str, path: str) -> tuple[int, bytes]:
+        with closing(http.client.HTTPConnection(host, port, timeout=SECONDS)) as connection:
+            connection.request(method, path, headers=headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    return EnvoyAdmin(f"http://{host}:{port}", ask)

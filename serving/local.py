@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from serving.local_health import Health
+from serving.local_health import Health, Starting
 from serving.local_image import LocalImage
 from serving.local_state import Folder, Record, put_away, tail, trim
 from serving.processes import Process, adopt, launch
@@ -42,6 +42,10 @@ class _Running:
     record: Record
     process: Process | None
 
+    @property
+    def address(self) -> Address:
+        return Address(_HOST, self.record.port)
+
     def alive(self) -> bool:
         return self.process is not None and self.process.alive()
 
@@ -55,13 +59,26 @@ class LocalTarget:
         self._log_url = str(Path(log_url).absolute()) if log_url and "://" not in log_url else log_url
         self._environment = dict(environment or {})
         self._guard = threading.RLock()
-        self._health = Health(_HOST)
+        self._health = Health()
         self._running: dict[str, _Running] = {}
         with _translated("find the revisions"):
             self._adopt()
 
     def start(self, revision: Revision) -> None:
-        with self._guard, _translated(f"start {revision.id}"):
+        with _translated(f"start {revision.id}"):
+            known = self._running.get(revision.id)
+            if known is None or not (known.alive() or known.record.stop_by):
+                self._require_unchanged(revision)
+            self._start(revision)
+
+    def _require_unchanged(self, revision: Revision) -> None:
+        """That what is started is what was built; others are not held up while a large model is read."""
+        changed = self._image(revision).changed
+        if changed:
+            raise TargetError(f"{revision.id}: its image is not as it was built: {changed}", retryable=False)
+
+    def _start(self, revision: Revision) -> None:
+        with self._guard:
             running = self._running.get(revision.id)
             if running is None:
                 folder = Folder(self._home / "revisions" / revision.id)
@@ -79,10 +96,11 @@ class LocalTarget:
     def status(self) -> Mapping[str, RevisionStatus]:
         with self._guard, _translated("read the state of the revisions"):
             alive = {key: running for key, running in self._running.items() if running.alive()}
-            said = self._health.look({key: running.record.port for key, running in alive.items()})
+            said = self._health.look({key: (key, running.address) for key, running in alive.items()})
             for running in alive.values():
                 trim(running.folder.log)
-            return {key: _status(running, said.get(key), alive=key in alive) for key, running in self._running.items()}
+            at = self._health.starting
+            return {key: _status(run, said.get(key), at(key), alive=key in alive) for key, run in self._running.items()}
 
     def stop(self, revision_id: str) -> None:
         with self._guard, _translated(f"stop {revision_id}"):
@@ -116,9 +134,7 @@ class LocalTarget:
 
     def _launch(self, running: _Running) -> None:
         revision = running.record.revision
-        image = LocalImage.find(self._home, revision.image)
-        if image is None:
-            raise TargetError(f"{revision.id}: its image {revision.image} is not on this machine", retryable=False)
+        image = self._image(revision)
         with _bound(running.record.port) as listener:
             port = int(listener.getsockname()[1])
             running.record = replace(running.record, port=port)
@@ -133,13 +149,19 @@ class LocalTarget:
                 prepare=lambda pid: _limit(pid, revision),
             )
 
+    def _image(self, revision: Revision) -> LocalImage:
+        image = LocalImage.find(self._home, revision.image)
+        if image is None:
+            raise TargetError(f"{revision.id}: its image {revision.image} is not on this machine", retryable=True)
+        return image
+
     def _environment_of(self, revision: Revision, image: LocalImage) -> dict[str, str]:
         server = {
             "MODEL_NAME": revision.version.model,
             "MODEL_VERSION": str(revision.version.version),
             "REVISION": revision.id,
             "PREDICTION_LOG": self._log_url,
-            "WORKERS": str(revision.settings.workers),
+            "WORKERS": str(revision.settings.workers * revision.settings.replicas),
             "DRAIN": str(revision.settings.drain_seconds),
         }
         return image.variables | server | self._environment | dict(revision.settings.environment)
@@ -165,8 +187,8 @@ class LocalTarget:
         self._running.pop(running.record.revision.id, None)
 
 
-def _status(running: _Running, said: str | None, *, alive: bool) -> RevisionStatus:
-    """`said`: None where it does not say that it is ready, otherwise what is wrong."""
+def _status(running: _Running, said: str | None, starting: Starting, *, alive: bool) -> RevisionStatus:
+    """`said`: None where it does not say that it is ready, otherwise what is wrong; `starting`: what it is at."""
     record = running.record
     state, reason = RevisionState.READY, said or ""
     if record.stop_by is not None:
@@ -174,10 +196,9 @@ def _status(running: _Running, said: str | None, *, alive: bool) -> RevisionStat
     elif not alive:
         state, reason = RevisionState.FAILED, _why_ended(running)
     elif said is None:
-        state, reason = RevisionState.STARTING, "does not say that it is ready"
-    address = Address(_HOST, record.port)
+        state, reason = RevisionState.STARTING, starting.detail or "does not say that it is ready"
     started = datetime.fromtimestamp(record.started, UTC)
-    return RevisionStatus(record.revision, state, (address,), started, record.restarts, reason)
+    return RevisionStatus(record.revision, state, (running.address,), started, record.restarts, reason)
 
 
 def _why_ended(running: _Running) -> str:
@@ -195,7 +216,7 @@ def _limit(pid: int, revision: Revision) -> None:
     if settings.cpus is not None and hasattr(process, "cpu_affinity"):
         cores = process.cpu_affinity()
         first = pid % len(cores)
-        process.cpu_affinity((cores[first:] + cores[:first])[: math.ceil(settings.cpus)])
+        process.cpu_affinity((cores[first:] + cores[:first])[: math.ceil(settings.cpus * settings.replicas)])
 
 
 @contextmanager

@@ -1,34 +1,33 @@
 """Images for this machine: a folder with the model, its plan, the model server and the lock; and an environment.
 
 What the plan says is found out once for each model, environment and model server: the next version that is made of
-the same parts gets the image that is there. Builds run in threads. What is under way lives in memory only, what is
-done or has failed for good on disk: after a restart a finished build is found, a failed one still says why, and an
-interrupted one is missing.
+the same parts gets the image that is there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import logging
 import shutil
-import threading
-import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from registry_hooks.model_version import ModelVersion
 from registry_hooks.reference import Sample, Samples
-from registry_hooks.registry import RegistryError
+from serving.builds import Builds
 from serving.compile_step import CompileStep, proof_of, write_rows
 from serving.environment import Environments, Interpreters, Provider, variables
-from serving.image import BuildState, ImageError, ImageRequest, ImageStatus, Proof, copy_server, digest_of
-from serving.workshop import clear, workshop
-
-_logger = logging.getLogger(__name__)
+from serving.image import ImageRequest, Proof, approved_files, copy_server, digest_of, without_others
+from serving.made import Made
+from serving.needs import read_needs
+from serving.package_source import PackageSource
+from serving.runtime import model_files
+from serving.signing import SigningKey
+from serving.workshop import put
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +48,13 @@ class LocalImage:
     @classmethod
     def find(cls, home: Path, digest: str) -> LocalImage | None:
         """The image with that digest; None where it is not whole."""
-        try:
-            image = json.loads((home / "images" / digest / "image.json").read_text())
-        except FileNotFoundError:
-            return None
         place = home / "images" / digest
-        own = image.get("python")
-        python = Path(own or home / "environments" / image["lock"] / "bin" / "python")
+        try:
+            image = json.loads((place / "image.json").read_text())
+            own, lock = image.get("python"), str(image["lock"])
+        except (FileNotFoundError, ValueError, KeyError, AttributeError):
+            return None
+        python = Path(own or home / "environments" / lock / "bin" / "python")
         found = cls(place / "model", place / "plan", place / "server", python, own is not None)
         return found if python.exists() else None
 
@@ -65,9 +64,30 @@ class LocalImage:
         return proof_of(self.plan)
 
     @property
+    def changed(self) -> str:
+        """What is not as it was built, with both digests; empty where nothing is. Reads every file of the model."""
+        place = self.model.parent
+        try:
+            parts = json.loads((place / "image.json").read_text())
+            parts.pop("digest")
+            found = {"model": _digest(self.model), "plan": _digest(self.plan), "server": digest_of(self.server)}
+            pairs = [(part, is_now, parts[part]) for part, is_now in found.items()]
+        except (ValueError, KeyError, AttributeError) as error:
+            return f"its files cannot be told: {error}"
+        pairs.append(("record", _name(parts), place.name))
+        return "; ".join(f"its {part} has SHA-256 {is_now}, not {was}" for part, is_now, was in pairs if is_now != was)
+
+    @property
     def variables(self) -> dict[str, str]:
         """What the model server's environment variables begin with."""
         return variables(self.server, own=self.own)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody removes it meanwhile, whatever process asks. `FileNotFoundError` where somebody just did."""
+        with (self.model.parent / "image.json").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
 
     def command(self, *options: str) -> list[str]:
         """What starts the model server."""
@@ -83,112 +103,68 @@ class Downloads(Protocol):
         ...
 
 
-class LocalImageBuilder:
-    """`ImageBuilder` for this machine, everything below `home`."""
+class LocalImages:
+    """`Maker` of images for this machine, everything below `home`."""
 
     def __init__(
         self,
         home: Path,
         registry: Downloads,
         *,
-        builders: int = 2,
         compile_seconds: float = 120.0,
         provider: Provider | None = None,
         native: bool = False,
         samples: Samples | None = None,
+        packages: PackageSource | None = None,
     ) -> None:
-        """At most `builders` images are built at the same time, each compiled in at most `compile_seconds`.
+        """Each image is compiled in at most `compile_seconds`.
 
-        Environments are made below `home` unless there is another `provider`; where `native`, nothing is compiled;
-        what is compiled is also tried on rows of the `samples`.
+        Environments are made below `home`, of `packages`, unless there is another `provider`; where `native`,
+        nothing is compiled; what is compiled is also tried on rows of the `samples`.
         """
         self._home = home.absolute()
         self._registry = registry
-        self._provider = provider or Environments(self._home)
+        self._provider = provider or Environments(self._home, packages)
         self._step = CompileStep(compile_seconds)
         self._native = native
         self._samples = samples
-        self._pool = ThreadPoolExecutor(builders, "image")
-        self._under_way: dict[str, str] = {}
-        self._guard = threading.Lock()
-        self._closing = threading.Event()
-        clear(self._home / "building")
 
-    def find(self, request: ImageRequest) -> ImageStatus:
-        detail = self._under_way.get(request.key)
-        if detail is not None:
-            return ImageStatus(BuildState.BUILDING, detail=detail)
-        try:
-            saved = json.loads(self._record(request).read_text())
-        except FileNotFoundError:
-            return ImageStatus(BuildState.MISSING)
-        except (OSError, ValueError) as error:
-            raise ImageError(f"cannot read the record of the build: {error}", retryable=True) from error
-        proof = saved.pop("proof", None)
-        status = ImageStatus(BuildState(saved.pop("state")), **saved, proof=proof and Proof(**proof))
-        lost = status.image is not None and LocalImage.find(self._home, status.image) is None
-        return ImageStatus(BuildState.MISSING) if lost else status
-
-    def build(self, request: ImageRequest) -> None:
-        with self._guard:
-            if self._closing.is_set() or self.find(request).state in (BuildState.BUILDING, BuildState.READY):
-                return
-            self._under_way[request.key] = "waiting for its turn"
-        self._pool.submit(self._build, request).add_done_callback(_report)
+    def holds(self, image: str) -> bool:
+        """See `Maker`."""
+        return LocalImage.find(self._home, image) is not None
 
     def close(self) -> None:
-        """End the builds under way; they are missing afterwards."""
-        self._closing.set()
+        """See `Maker`."""
         self._provider.close()
         if self._samples is not None:
             self._samples.close()
         self._step.stop()
-        self._pool.shutdown(cancel_futures=True)
 
-    def _build(self, request: ImageRequest) -> None:
-        try:
-            status = self._persevere(request)
-            if not self._closing.is_set():
-                self._keep(request, status)
-        finally:
-            self._under_way.pop(request.key, None)
-
-    def _persevere(self, request: ImageRequest) -> ImageStatus:
-        """Build, and try again where that can help, unless the builder is closed meanwhile."""
-        for seconds in (1, 2, 4, 8, 0):
-            try:
-                with workshop(self._home / "building") as folder:
-                    (folder / "image").mkdir()
-                    return self._made(request, folder)
-            except (ImageError, RegistryError, OSError) as error:
-                failed = ImageStatus(BuildState.FAILED, detail=str(error))
-                if not getattr(error, "retryable", True) or not seconds:
-                    return failed
-                self._tell(request, f"trying again in {seconds} s: {error}")
-                if self._closing.wait(seconds):
-                    return failed
-        return failed
-
-    def _made(self, request: ImageRequest, folder: Path) -> ImageStatus:
-        def tell(detail: str) -> None:
-            self._under_way[request.key] = detail
-
+    def make(self, request: ImageRequest, folder: Path, tell: Callable[[str], None]) -> Made:
+        """See `Maker`."""
         image, model = folder / "image", folder / "image" / "model"
+        image.mkdir()
         tell("downloading the model")
         shutil.move(self._registry.download(request.version, folder / "download"), model)
+        files = approved_files(request, model)
         python = self._provider.provide(model, tell, native=self._native)
+        flavor = read_needs(model).flavor
         copy_server(image / "server")
-        parts = {"model": digest_of(model), "server": digest_of(image / "server"), "lock": python.lock.digest}
+        parts = {"model": model_files.digest(files), "server": digest_of(image / "server"), "lock": python.lock.digest}
         same = self._home / "images" / f".{_name(parts | {'native': python.why})}"
         if (known := self._known(same)) is not None:
-            return _ready(*known, python)
+            digest, proof = known
+            return Made(digest, parts["model"], flavor, parts["server"], python.lock, proof)
         rows = self._sampled(request.version, model, tell) if python.compiling else None
         tell("compiling" if python.compiling else "loading the model")
         lasting = self._planned(python, image, write_rows(rows, folder / "rows.json") if rows else None)
+        without_others(model, files)
+        model_files.write(files, image / "plan")
         digest = self._assembled(image, parts, python)
         if lasting and not (rows and rows.retryable):
-            _write(same, digest)
-        return _ready(digest, proof_of(self._home / "images" / digest / "plan"), python)
+            put(same, digest)
+        proof = proof_of(self._home / "images" / digest / "plan")
+        return Made(digest, parts["model"], flavor, parts["server"], python.lock, proof)
 
     def _known(self, same: Path) -> tuple[str, Proof] | None:
         """The image that was made of the same parts, unless it is gone."""
@@ -221,44 +197,45 @@ class LocalImageBuilder:
     def _assembled(self, image: Path, parts: Mapping[str, str], python: Interpreters) -> str:
         """Complete the image, and move it to its place; its digest."""
         (image / "lock.txt").write_text(python.lock.text)
-        parts = {**parts, "plan": digest_of(image / "plan")}
+        parts = {**parts, "plan": _digest(image / "plan")}
         if python.own:
             parts["python"] = str(python.serving)
         digest = _name(parts)
         (image / "image.json").write_text(json.dumps({**parts, "digest": digest}))
         place = self._home / "images" / digest
         place.parent.mkdir(parents=True, exist_ok=True)
+        if LocalImage.find(self._home, digest) is None:
+            shutil.rmtree(place, ignore_errors=True)
         if not place.exists():
             image.rename(place)
         return digest
 
-    def _keep(self, request: ImageRequest, status: ImageStatus) -> None:
-        record = self._record(request)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        _write(record, json.dumps(asdict(status)))
 
-    def _record(self, request: ImageRequest) -> Path:
-        return self._home / "builds" / f"{request.key}.json"
+class LocalImageBuilder(Builds):
+    """`ImageBuilder` for this machine."""
 
-    def _tell(self, request: ImageRequest, detail: str) -> None:
-        self._under_way[request.key] = detail
+    def __init__(
+        self,
+        home: Path,
+        registry: Downloads,
+        *,
+        builders: int = 2,
+        compile_seconds: float = 120.0,
+        provider: Provider | None = None,
+        native: bool = False,
+        samples: Samples | None = None,
+        signing: SigningKey | None = None,
+    ) -> None:
+        """See `Builds` and `LocalImages`."""
+        images = LocalImages(
+            home, registry, compile_seconds=compile_seconds, provider=provider, native=native, samples=samples
+        )
+        super().__init__(home, images, builders, signing)
 
 
-def _ready(digest: str, proof: Proof, python: Interpreters) -> ImageStatus:
-    return ImageStatus(BuildState.READY, digest, str(proof), python.lock.digest, proof)
+def _digest(folder: Path) -> str:
+    return model_files.digest(model_files.listed(folder))
 
 
 def _name(parts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")
-    fresh.write_text(text)
-    fresh.replace(path)
-
-
-def _report(build: Future[None]) -> None:
-    """Nobody waits for a build: what nobody thought of has to be seen in the log at least."""
-    if not build.cancelled() and (error := build.exception()):
-        _logger.error("a build ended unexpectedly", exc_info=error)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Folder:
             saved = json.loads(self.record.read_text())
         except FileNotFoundError:
             return None
-        return Record(**saved | {"revision": _revision(saved["revision"])})
+        return Record(**saved | {"revision": parse_revision(saved["revision"])})
 
 
 def tail(log: Path, lines: int) -> tuple[str, ...]:
@@ -90,14 +91,28 @@ def trim(log: Path) -> None:
 
 def put_away(log: Path, logs: Path) -> None:
     """Move the log of a revision that is gone to the others, and forget the oldest of too many."""
-    if log.exists():
-        logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):  # another controller that ends it too was first
         log.replace(logs / f"{log.parent.name}.log")
+    _forget_oldest(logs)
+
+
+def keep(revision_id: str, lines: Sequence[str], logs: Path) -> None:
+    """Add to the log of a revision that is gone, or of an earlier life of one."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / f"{revision_id}.log").open("a") as log:
+        log.writelines(f"{line}\n" for line in lines)
+    _forget_oldest(logs)
+
+
+def _forget_oldest(logs: Path) -> None:
     for old in sorted(logs.glob("*.log"), key=lambda path: path.stat().st_mtime)[:-KEPT_LOGS]:
         old.unlink(missing_ok=True)
 
 
-def _revision(saved: Mapping[str, Any]) -> Revision:
+def parse_revision(saved: Mapping[str, Any]) -> Revision:
+    """Of a revision's fields as JSON has them."""
     settings = dict(saved["settings"])
-    settings["environment"] = tuple((name, value) for name, value in settings["environment"])
+    for field in ("environment", "node_labels"):
+        settings[field] = tuple((name, value) for name, value in settings.get(field, ()))
     return Revision(ModelVersion(**saved["version"]), saved["image"], RevisionSettings(**settings))

@@ -17,6 +17,11 @@ from serving.runtime.requirements import COMPILED, CONVERTERS, REQUIREMENTS
 
 _MLFLOW = re.compile(r"mlflow\s*((?:[=<>!~][^;\[@#]*)?)(?:#.*)?")
 """The whole of MLflow, with nothing but a version specifier."""
+UNSERVED = "google-auth"
+"""What ``mlflow-skinny`` brings, through Databricks' client, to log in to Google's clouds, with cryptography behind it.
+
+From MLflow 3 on, nothing imports that client when a model is loaded or served.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Needs:
     @property
     def key(self) -> str:
         """Names the question that is put to the resolver."""
-        return named(self, REQUIREMENTS, COMPILED if self.compilable else ())
+        return named(self, REQUIREMENTS, COMPILED if self.compilable else (), UNSERVED)
 
     @property
     def compilable(self) -> bool:
@@ -72,6 +77,12 @@ def slim(requirements: Sequence[str]) -> tuple[str, ...]:
     found = [_MLFLOW.fullmatch(line) for line in requirements]
     kept = [f"mlflow-skinny{hit[1].strip()}" if hit else line for hit, line in zip(found, requirements, strict=True)]
     return tuple(kept + (["numpy", "pandas"] if any(found) else []))
+
+
+def names_of(requirements: Sequence[str]) -> frozenset[str]:
+    """The packages that lines name, as indexes write them."""
+    found = (re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line) for line in requirements)
+    return frozenset(re.sub(r"[-_.]+", "-", hit[0]).lower() for hit in found if hit)
 
 
 def named(*question: object) -> str:

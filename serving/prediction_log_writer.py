@@ -65,9 +65,9 @@ def main() -> int:
     try:
         writer = Writer(LogFiles(order.url, order.origin, order.privacy))
     except (ImportError, OSError, ValueError) as error:
-        connection.sendall(packed(str(error)))
+        _tell(connection, str(error))
         return 1
-    connection.sendall(packed(""))
+    _tell(connection, "")
     _serve(connection, writer)
     return 0
 
@@ -79,9 +79,14 @@ def _serve(connection: socket.socket, writer: Writer) -> None:
     while (body := bodies.get()) is not None:
         if not writer.take(body):
             stored = writer.write()
-            with suppress(OSError):  # it is gone, and the rest is written all the same
-                connection.sendall(packed(stored))
+            _tell(connection, stored)
     writer.write()
+
+
+def _tell(connection: socket.socket, told: object) -> None:
+    """Where the other end is gone, what it sent before is written all the same."""
+    with suppress(OSError):
+        connection.sendall(packed(told))
 
 
 def _read(connection: socket.socket, bodies: SimpleQueue[bytearray | None]) -> None:

@@ -20,15 +20,25 @@ class RevisionSettings:
     """How a revision runs; part of its identity."""
 
     workers: int = 1
-    """Processes of the model server that share the port."""
+    """Processes of each model server that share its port."""
     memory_mb: int | None = None
-    """Most memory of the whole revision in MiB; None leaves it unlimited."""
+    """Most memory of each replica in MiB; None leaves it unlimited."""
     cpus: float | None = None
-    """Most CPU of the whole revision in cores; None leaves it unlimited."""
+    """Most CPU of each replica in cores; None leaves it unlimited."""
     drain_seconds: float = 30.0
     """How long requests in flight may take to finish after a stop."""
     environment: tuple[tuple[str, str], ...] = ()
     """Environment variables, sorted by name."""
+    replicas: int = 1
+    """Model servers of the revision, each with its own address; target `local` has one with as many workers more."""
+    max_replicas: int | None = None
+    """Most replicas that a cluster makes while they are busy; None leaves it at `replicas` (target `kubernetes`)."""
+    busy_percent: int = 70
+    """Share of its `cpus` above which a replica is busy (target `kubernetes`)."""
+    gpus: int = 0
+    """GPUs of each replica, as ``nvidia.com/gpu`` (target `kubernetes`)."""
+    node_labels: tuple[tuple[str, str], ...] = ()
+    """Labels of the nodes that may run it, sorted by name (target `kubernetes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,8 @@ class RevisionStatus:
     """How often the target started it again by itself since `started`."""
     reason: str = ""
     """Why it is not ready, with the last words of its log where there are any; or what is wrong although it is."""
+    fetched: int = 0
+    """Of a model that is not in its image: how much a starting server has, in percent."""
 
     @property
     def ready(self) -> bool:

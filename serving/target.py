@@ -26,7 +26,8 @@ class ServingTarget(Protocol):
     def start(self, revision: Revision) -> None:
         """See that the revision runs: a new one is started, a failed one started again, a running one left alone.
 
-        One that is still stopping is refused with an error that can be retried, until it is gone.
+        One that is still stopping is refused with an error that can be retried, until it is gone; one whose image is
+        not there as well, until somebody has built it again.
         """
         ...
 

@@ -6,7 +6,6 @@ and in other company. Where there is no time to find out, the plan stays as it i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,7 @@ from serving.runtime.exchange import Predictions, Rows
 from serving.runtime.plan import Plan
 
 SECONDS = 10.0
-"""So long a model is probed at most, and one prediction longer."""
+"""So long this process works at most at probing a model, and one prediction longer."""
 
 _ROWS = 12
 """So many rows are predicted together and apart."""
@@ -44,8 +43,8 @@ class Probed:
 
 
 def probe(native: Native, plan: Plan, example: Rows | None, hints: Hints, seconds: float = SECONDS) -> Probed:
-    """Try the model for at most `seconds`."""
-    trial = Trial(native, time.monotonic() + seconds)
+    """Try the model for at most `seconds` of work."""
+    trial = Trial(native, seconds)
     base = _predicted(trial, example, Drawing(plan, example, hints).ordinary(_ROWS))
     if base is None:
         return Probed(plan, None, "no rows that it predicts were found")

@@ -7,6 +7,7 @@ ask for all cores: for a few rows that costs several times what the prediction d
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,8 @@ _ESTIMATORS = {"sklearn", "lightgbm"}
 
 
 def load(folder: Path, threads: int) -> PyFuncModel:
-    """The model in `folder`, computing with so many threads on a CPU."""
+    """The model in `folder`, computing with so many threads on a CPU; its files stay as they are."""
+    _write_no_bytecode(folder)
     flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]
     if "pytorch" in flavors:
         _prepare_torch(threads)
@@ -31,6 +33,15 @@ def load(folder: Path, threads: int) -> PyFuncModel:
     if _ESTIMATORS & flavors.keys():
         _limit(model, threads)
     return model
+
+
+def _write_no_bytecode(folder: Path) -> None:
+    """None from here on where a model has code of its own: beside it would be a file that nobody approved.
+
+    MLflow saves bytecode with such code, made of files with other times: Python would make it again.
+    """
+    if any(folder.rglob("*.py")):
+        sys.dont_write_bytecode = True
 
 
 def _prepare_torch(threads: int) -> None:

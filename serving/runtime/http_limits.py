@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 TASK = "promote.task"
 """Where the scope of a request names the task that is cancelled when its client goes away."""
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER of a socket whose unsent bytes are dropped when it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """What the client is at, with what, for how long it may be, and what ends it."""
         limits, cycle = self.limits, self.cycle
         if self.transport.get_write_buffer_size():
-            return "reads", None, limits.write_seconds, self.transport.abort
+            return "reads", None, limits.write_seconds, self._reset
         if cycle is not None and not cycle.response_complete:
             if cycle.more_body and not cycle.response_started:
                 return "sends the body", cycle, limits.body_seconds, self._too_slow
@@ -123,6 +128,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.scope is not None and (cycle is None or cycle.scope is not self.scope):
             return "sends headers", self.scope, limits.header_seconds, self._too_slow
         return "rests", None, 0.0, None
+
+    def _reset(self) -> None:
+        """End the connection at once: the system keeps nothing of what the client did not read."""
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self.transport.abort()
 
     def _too_slow(self) -> None:
         self.refuse(408, "the request took too long to come")

@@ -185,6 +185,7 @@ def _told(status: int) -> str:
     if status >= 0:
         return f"exited with status {status}"
     try:
-        return f"was ended by {signal.Signals(-status).name}"
+        memory = ", as the system does for want of memory" if -status == signal.SIGKILL else ""
+        return f"was ended by {signal.Signals(-status).name}{memory}"
     except ValueError:
         return f"was ended by signal {-status}"

@@ -70,7 +70,7 @@ class OpenModel:
 
     def check_ready(self) -> None:
         if not self.service.loaded:
-            raise NotReadyError("the model is being loaded")
+            raise NotReadyError(self.service.doing)
 
     def metadata(self) -> dict[str, Any]:
         told = {"name": self.name, "versions": [self.version], "platform": f"mlflow_{self._plan.flavor}"}

@@ -125,8 +125,10 @@ def _kind(datatype: str) -> Any:
         whole = np.iinfo(dtype)
         return Annotated[int, msgspec.Meta(ge=int(whole.min), le=int(whole.max))]
     if datatype in ("FP16", "FP32"):
-        largest = float(np.finfo(dtype).max)
-        return Annotated[float, msgspec.Meta(ge=-largest, le=largest)] | None
+        largest = np.finfo(dtype).max
+        step = largest - np.nextafter(largest, dtype.type(0))
+        beyond = float(largest) + float(step) / 2  # what is less is rounded to the largest, and not to infinity
+        return Annotated[float, msgspec.Meta(gt=-beyond, lt=beyond)] | None
     return {"b": bool, "f": float | None, "O": str | None}[dtype.kind]
 
 

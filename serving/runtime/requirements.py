@@ -9,13 +9,15 @@ REQUIREMENTS = (
     "fastapi>=0.100,<1",
     "fsspec>=2023.1",
     "grpcio>=1.60,<2",
+    "httptools>=0.5,<1",
     "msgspec>=0.18,<1",
     "numpy>=1.22",
     "orjson>=3.9,<4",
     "prometheus-client>=0.15,<1",
     "protobuf>=4.21",
     "pyarrow>=14",
-    "uvicorn[standard]>=0.23,<1",
+    "uvicorn>=0.23,<1",
+    "uvloop>=0.17,<1",
 )
 """In every model's environment."""
 

@@ -75,6 +75,10 @@ class Service:
         self.parser = Parser(plan)
         self.log: PredictionLog | None = None
         self.stopping = False
+        self.doing = "the model is being loaded"
+        """What the server is at while it starts."""
+        self.fetched: int | None = None
+        """Percent of a model that is not in the image, while it is fetched."""
         self._replaced = 0
         """How many writers of the log are counted as replaced."""
         self._engine: Engine | None = None
@@ -106,7 +110,7 @@ class Service:
     async def predict(self, ask: Rows | Raw, caller: Caller) -> Predictions | Written:
         """Predictions for `ask`; raises a `ServingError`. What is returned is also in the prediction log."""
         if not self._started or self._engine is None:
-            raise NotReadyError("the model is being loaded")
+            raise NotReadyError(self.doing)
         began = time.time()
         answer = await self._engine.predict(ask, caller.deadline)
         if self.log is not None:
@@ -119,6 +123,8 @@ class Service:
         unsigned = "" if self.plan.signature else "the model has no signature: inputs are typed as they come"
         return {
             "status": self.state.value,
+            "detail": (self._health().trouble or self.doing) if self.state is State.STARTING else "",
+            **({} if self.fetched is None else {"fetched": self.fetched}),
             "model": origin.model,
             "version": origin.version,
             "revision": origin.revision,

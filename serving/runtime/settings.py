@@ -51,7 +51,7 @@ class Settings:
     """Settings of one model server."""
 
     model: Path
-    """``--model``: the folder that holds ``MLmodel``."""
+    """``--model``: the folder that holds ``MLmodel``; or, where the model is fetched, its ``model-manifest.json``."""
     plan: Path
     """``--plan``: the folder that holds ``plan.json``."""
     origin: Origin
@@ -68,6 +68,11 @@ class Settings:
     """``--native``: the model itself answers, even where there is a compiled one."""
     grpc_port: int | None = None
     """``--grpc-port``: where the Open Inference Protocol is spoken over gRPC; None for nowhere."""
+    model_cache: str = ""
+    """MODEL_CACHE: the folder, shared by the servers of a machine, to which a model is fetched that is not in the
+    image; needed for such models only."""
+    fetch_tries: int = 10
+    """FETCH_TRIES: how often in a row its source is asked for the same bytes in vain, after growing pauses."""
     log: str = ""
     """PREDICTION_LOG: where predictions are logged, a path or URL; empty for nowhere."""
     log_seconds: float = 5.0
@@ -116,6 +121,8 @@ class Settings:
 
 
 _VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "MODEL_CACHE": ("model_cache", str),
+    "FETCH_TRIES": ("fetch_tries", int),
     "PREDICTION_LOG": ("log", str),
     "PREDICTION_LOG_SECONDS": ("log_seconds", float),
     "PREDICTION_LOG_SAMPLE": ("log_sample", float),
@@ -141,7 +148,15 @@ _VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 }
 """Variable of the environment to field of `Settings` and its type."""
 
-_AT_LEAST = {"workers": 1, "threads": 1, "cores": 1, "queue": 1, "body_limit": 1, "header_limit": 1024}
+_AT_LEAST = {
+    "fetch_tries": 1,
+    "workers": 1,
+    "threads": 1,
+    "cores": 1,
+    "queue": 1,
+    "body_limit": 1,
+    "header_limit": 1024,
+}
 """Smaller numbers make no sense; of all others, negative ones do not."""
 
 _SHARES = ("log_sample", "parity_share")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,22 @@ PRODUCTION, STAGING = Channel.parse("Production"), Channel.parse("Staging")
 CHAMPION, CHALLENGER = Channel.parse("@champion"), Channel.parse("@challenger")
 
 Make = Callable[[Channel, Channel], WholeController]
+OVER_MLFLOW = ("TestGoingLive", "TestStaging", "TestFailure", "TestAway")
+"""What is told over a real MLflow every time; the rest with it at night. Over the registry in memory everything is."""
+LONG = (
+    "test_the_archive_box_makes_no_difference_in_the_end",
+    "test_what_happened_while_no_controller_ran_is_found_in_order",
+)
+"""And of that what takes longest, at night too."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and "make" in item.fixturenames:
+            often = getattr(item.cls, "__name__", "") in OVER_MLFLOW and item.originalname not in LONG
+            if item.callspec.params["make"] == "mlflow" and not often:
+                item.add_marker(pytest.mark.nightly)
 
 
 @pytest.fixture(params=["fake", "mlflow"])

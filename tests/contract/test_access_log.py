@@ -28,7 +28,8 @@ from monitoring.log_counters import LogCounters
 from monitoring.log_file import LogFile
 from monitoring.ruler import KEPT, LEAST
 from monitoring.traffic import Recent
-from serving.envoy_router import EnvoyRouter
+from serving.envoy_process import local_gateway
+from serving.envoy_router import router_at
 from serving.gateway import Gateway
 from serving.revision import Address, Weights
 from serving.router import Route
@@ -55,11 +56,13 @@ def refused() -> Iterator[Address]:
 
 
 def reader(gateway: Gateway, home: Path, reading: ReadingPolicy = READING) -> AccessLogBlocks:
-    return AccessLogBlocks(gateway.files.access_log, home, gateway.reopen_log, folding=FOLDING, reading=reading)
+    return AccessLogBlocks(
+        [LogFile(gateway.files.access_log, gateway.reopen_log)], home, folding=FOLDING, reading=reading
+    )
 
 
 def serve(gateway: Gateway, stable: Address, candidate: Address, weight: int, step: str, shield_bytes: int = 0) -> None:
-    router = EnvoyRouter(gateway.files.home, gateway.settings)
+    router = router_at(gateway.files.home, gateway.settings)
     shares = {name: share for name, share in (("v1", 100 - weight), ("v2", weight)) if share}
     route = Route("churn", Weights(shares), {"v1": (stable,), "v2": (candidate,)}, step, "v2", shield_bytes)
     router.set_weights(route)
@@ -178,7 +181,9 @@ READ_ON = """
 import sys
 from pathlib import Path
 from monitoring.access_log import COUNTERS, AccessLogBlocks, ReadingPolicy
-source = AccessLogBlocks(Path(sys.argv[1]), Path(sys.argv[2]), print, reading=ReadingPolicy(0.5, 0.0, chunk_bytes=3000))
+from monitoring.log_file import LogFile
+log = LogFile(Path(sys.argv[1]), print)
+source = AccessLogBlocks([log], Path(sys.argv[2]), reading=ReadingPolicy(0.5, 0.0, chunk_bytes=3000))
 print("reading", flush=True)
 while True:
     source.pump()
@@ -199,7 +204,7 @@ def test_kill_nine_in_mid_reading_loses_and_doubles_nothing(tmp_path: Path) -> N
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.02 * kill)
             process.kill()
-    source = AccessLogBlocks(log, tmp_path, lambda: None, reading=READING)
+    source = AccessLogBlocks([LogFile(log, lambda: None)], tmp_path, reading=READING)
     assert totals(source, "rollout") == (ArmCount(2700, 0), ArmCount(300, 0))
 
 
@@ -258,7 +263,7 @@ def test_garbled_lines_are_counted_and_skipped(
     copy.write_bytes(
         b"".join([b"{not json}\n", b'{"cut": \n', b"[1]\n", *lines, *lines, *reversed(lines), b'{"type":'])
     )
-    source = AccessLogBlocks(copy, tmp_path, lambda: None, folding=FOLDING, reading=READING)
+    source = AccessLogBlocks([LogFile(copy, lambda: None)], tmp_path, folding=FOLDING, reading=READING)
     settles(source, "ro", stable=(0, 0), candidate=(2, 0))
     counted = source.counters()
     assert {name: counted[name] for name in ("garbled", "cut", "repeated", "disordered")} == {
@@ -297,16 +302,15 @@ def test_several_envoys_feed_one_rollout(
     running: Gateway, upstreams: tuple[Upstream, Upstream], tmp_path: Path
 ) -> None:
     settings = replace(running.settings, port=free_port(), admin_port=free_port())
-    second = Gateway(tmp_path / "second", settings)
+    second = local_gateway(tmp_path / "second", settings)
     second.ensure()
     try:
         for gateway in (running, second):
             serve(gateway, upstreams[0].address, upstreams[1].address, 50, "ro/0")
 
         def both() -> AccessLogBlocks:
-            other = LogFile(second.files.access_log, second.reopen_log)
-            log = running.files.access_log
-            return AccessLogBlocks(log, tmp_path, running.reopen_log, others=[other], folding=FOLDING, reading=READING)
+            logs = [LogFile(each.files.access_log, each.reopen_log) for each in (running, second)]
+            return AccessLogBlocks(logs, tmp_path, folding=FOLDING, reading=READING)
 
         for gateway in (running, second, running, second):
             ask(gateway, 60)
@@ -333,10 +337,8 @@ class Written:
 
     def again(self) -> AccessLogBlocks:
         """A reader that begins where the last one ended, as after a crash."""
-        others = [LogFile(path, lambda: None) for path in self._others]
-        self.source = AccessLogBlocks(
-            self.log, self.home, self._reopen, others=others, reading=READING, clock=lambda: self.now
-        )
+        logs = [LogFile(self.log, self._reopen), *(LogFile(path, lambda: None) for path in self._others)]
+        self.source = AccessLogBlocks(logs, self.home, reading=READING, clock=lambda: self.now)
         return self.source
 
     def write(self, requests: int, log: Path | None = None) -> bytes:

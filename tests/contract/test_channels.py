@@ -5,6 +5,9 @@ Over a real MLflow server and the registry in memory; `tests.contract.whole_cont
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
 from pipelines.rollout import Goal, Phase
@@ -43,6 +46,26 @@ class TestGoingLive:
         either.registers()
         either.goes_live(1)
         assert either.tags(1)["evidence"] in either.person.artifacts(ModelVersion(either.model, 1))
+
+    def test_what_the_image_is_made_of_is_kept_beside_the_evidence(self, either: WholeController) -> None:
+        either.registers()
+        either.goes_live(1)
+        kept = either.person.artifacts(ModelVersion(either.model, 1))
+        named = json.loads(kept[either.tags(1)["evidence"]])["documents"]
+        assert {one["name"] for one in named} == {"lock.txt", "provenance.json", "sbom.json"}
+        for one in named:
+            stem, _, ending = one["name"].partition(".")
+            assert one["artifact"] == f"promote/{stem}-{one['digest'][:16]}.{ending}"
+            assert hashlib.sha256(kept[one["artifact"]]).hexdigest() == one["digest"]
+
+    def test_what_is_lost_of_that_does_not_keep_the_outcome_from_the_registry(self, either: WholeController) -> None:
+        either.registers()
+        either.builder.forgets_documents = True
+        either.goes_live(1)
+        kept = either.person.artifacts(ModelVersion(either.model, 1))
+        assert either.tags(1)["state"] == "succeeded"
+        assert either.tags(1)["evidence"] in kept
+        assert not [path for path in kept if path.startswith("promote/sbom")]
 
     def test_what_nobody_manages_is_left_alone(self, either: WholeController) -> None:
         either.registers()

@@ -27,7 +27,7 @@ class TestGoingBack:
         either.weights.clear()
         either.goes_live(1)
         assert either.outcomes()[-1] == (1, RESTORE, SUCCEEDED)
-        assert [gate.name for gate in either.rollout().gates] == ["registered", "answers"]
+        assert [gate.name for gate in either.rollout().gates] == ["registered", "image", "answers"]
         assert (either.weights, either.holders(), either.served()) == ([], {1}, {1: 100})
 
     def test_and_still_verified(self, either: WholeController) -> None:

@@ -225,7 +225,7 @@ def test_batching_is_allowed_on_evidence_only(
 def test_a_slow_model_is_not_probed_for_long(shelf: Shelf, tmp_path: Path) -> None:
     slow = built(_class(shelf, "slow", "time.sleep(0.05)\nreturn rows.x.tolist()", ONE), tmp_path, native=True)
     with quiet():
-        probed = probe(slow.native(), replace(slow.plan, batching=False), slow.rows(ONE), Hints(), seconds=0.5)
+        probed = probe(slow.native(), replace(slow.plan, batching=False), slow.rows(ONE), Hints(), seconds=0.1)
 
     assert "too slow" in probed.doubt
     assert not probed.plan.batching

@@ -10,10 +10,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines import doctor
 from pipelines.doctor import Check
+from pipelines.settings import Settings, Target
 from pipelines.sql_store import SqlStore
+from tests.fixtures.cluster import connection
+from tests.fixtures.engines import engine_of
+from tests.fixtures.gateway import free_port
 from tests.fixtures.registry import MlflowServer
 
 
@@ -115,3 +120,49 @@ def test_disk_is_looked_at_where_the_home_will_be(tmp_path: Path) -> None:
 def test_policies() -> None:
     said(doctor.check_policies([]), ok=True, detail="valid")
     said(doctor.check_policies(["a.yaml: steps: must rise"]), ok=False, detail="a.yaml: steps: must rise")
+
+
+def test_an_engine_that_does_not_answer_is_told_of() -> None:
+    said(
+        doctor.check_engine(f"tcp://127.0.0.1:{free_port()}", Target.DOCKER), ok=False, detail="cannot reach the engine"
+    )
+
+
+@pytest.mark.docker
+def test_an_engine_has_to_be_of_the_kind_that_the_target_names() -> None:
+    engine = engine_of("docker", "doctor")
+    engine.close()
+    said(doctor.check_engine(engine.url, Target.DOCKER), ok=True, detail="docker at")
+    said(doctor.check_engine(engine.url, Target.PODMAN), ok=False, detail="docker at")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kubeconfig that leads nowhere."""
+    file = tmp_path / "kubeconfig"
+    clusters = [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{free_port()}"}}]
+    contexts = [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
+    users = [{"name": "u", "user": {}}]
+    config = {"clusters": clusters, "contexts": contexts, "users": users, "current-context": "c"}
+    file.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    return file
+
+
+def kubernetes(tmp_path: Path, **more: str) -> Settings:
+    return Settings(home=tmp_path, target=Target.KUBERNETES, image_repository="127.0.0.1:5000/x", **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_cluster_that_does_not_answer_or_is_not_known_is_told_of(tmp_path: Path) -> None:
+    said(doctor.check_cluster(kubernetes(tmp_path)), ok=False, detail="cannot apply ConfigMap")
+    said(doctor.check_cluster(kubernetes(tmp_path, kube_context="other")), ok=False, detail="other")
+
+
+@pytest.mark.kubernetes
+def test_a_cluster_has_to_have_the_namespace(tmp_path: Path) -> None:
+    connection()
+    said(doctor.check_cluster(kubernetes(tmp_path, namespace="default")), ok=True, detail="namespace default at")
+    missing = doctor.check_cluster(kubernetes(tmp_path, namespace="not-there"))
+    said(missing, ok=False, detail='namespaces "not-there" not found')
+    assert "kubectl create namespace not-there" in missing.advice

@@ -61,7 +61,10 @@ def test_distances_are_evidentlys_own(reporter: DriftReporter, rows: int) -> Non
     assert {(c.column, c.aspect): c.distance for c in report.comparisons} == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(("rows", "checks"), [(500, 60), (1000, 40), (5000, 8)])
+@pytest.mark.parametrize(
+    ("rows", "checks"),
+    [(500, 60), *(pytest.param(*more, marks=pytest.mark.nightly) for more in ((1000, 40), (5000, 8)))],
+)
 def test_the_same_customers_rarely_drift(rows: int, checks: int) -> None:
     """14 comparisons a check. The policy allows 1 false alarm in 100 checks."""
     alarms = sum(bool(quickly_drifted(customers(rows, 2 * n), customers(rows, 2 * n + 1))) for n in range(checks))

@@ -19,7 +19,14 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 TYPES = ("application/json", "text/csv", "application/json; charset=utf-8", "text/plain", "")
 
 
-@pytest.fixture(scope="module", params=["light_model", "strict_model", "strict_model --native", "tensor_model"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "strict_model",
+        "tensor_model",
+        *(pytest.param(more, marks=pytest.mark.nightly) for more in ("light_model", "strict_model --native")),
+    ],
+)
 def server(request: pytest.FixtureRequest) -> Iterator[ScoringServer]:
     name, *options = request.param.split()
     folder: Path = request.getfixturevalue(name)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
 
+from pipelines.approving import Approvals
 from pipelines.gates import StandardGates
 from pipelines.replaying import Replays
 from pipelines.rollout import Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
@@ -18,6 +20,8 @@ from registry_hooks.model_version import Channel, ModelVersion
 from serving.local import LocalTarget
 from serving.revision import RevisionStatus
 from tests.fakes.registry import FakeRegistry
+from tests.fakes.store import FakeStore
+from tests.fixtures.gateway import until
 from tests.fixtures.revisions import START_SECONDS, LocalInstallation, end_revisions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,9 +54,10 @@ def registry() -> FakeRegistry:
 
 
 @pytest.fixture
-def gates(registry: FakeRegistry) -> Iterator[StandardGates]:
-    with httpx.Client() as client, closing(Replays("nowhere")) as replays:
-        yield StandardGates(registry, client, replays)
+def gates(registry: FakeRegistry, tmp_path: Path) -> Iterator[StandardGates]:
+    approvals = closing(Approvals(registry, FakeStore(), tmp_path))
+    with httpx.Client() as client, closing(Replays("nowhere")) as replays, approvals as looks:
+        yield StandardGates(registry, client, replays, looks)
 
 
 def failed(gates: StandardGates, tried: Rollout, candidate: RevisionStatus | None = None) -> dict[str, str] | None:
@@ -63,7 +68,7 @@ def failed(gates: StandardGates, tried: Rollout, candidate: RevisionStatus | Non
 
 def test_a_version_has_to_be_registered(gates: StandardGates, registry: FakeRegistry) -> None:
     registry.register("churn")
-    assert failed(gates, rollout("churn", Phase.CHECKING)) == {}
+    until(lambda: failed(gates, rollout("churn", Phase.CHECKING)) == {})
     assert "churn 2" in (failed(gates, rollout("churn", Phase.CHECKING, version=2)) or {})["registered"]
 
 

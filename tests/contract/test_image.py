@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -20,7 +21,7 @@ from registry_hooks.model_version import ModelVersion
 from registry_hooks.reference import Sample
 from registry_hooks.registry import RegistryError
 from serving.environment import Environments, Interpreters
-from serving.image import BuildState, ImageBuilder, ImageError, ImageRequest, ImageStatus, server_digest
+from serving.image import BuildState, ImageBuilder, ImageError, ImageRequest, ImageStatus, digest_of, server_digest
 from serving.local_image import LocalImage, LocalImageBuilder
 from serving.workshop import workshop
 from tests.fakes.image import FakeImageBuilder
@@ -110,6 +111,18 @@ def test_a_build_is_under_way_then_ready_and_is_found_by_another_controller(rig:
     assert rig.builder.find(request) == rig.reopen().find(request) == ready
 
 
+def test_what_an_image_is_made_of_is_written_down_and_can_be_read_by_another_controller(rig: Rig) -> None:
+    ready = built(rig.builder, request_for("good"))
+    assert {document.name for document in ready.documents} == {"lock.txt", "provenance.json", "sbom.json"}
+    for document in ready.documents:
+        content = rig.reopen().document(document.digest)
+        assert content
+        assert hashlib.sha256(content).hexdigest() == document.digest
+    with pytest.raises(ImageError, match="is lost") as lost:
+        rig.builder.document("0" * 64)
+    assert not lost.value.retryable
+
+
 def test_what_cannot_be_built_says_why_until_it_is_asked_for_again(rig: Rig) -> None:
     request = request_for("bad")
     failed = built(rig.builder, request)
@@ -123,9 +136,15 @@ def test_what_cannot_be_built_says_why_until_it_is_asked_for_again(rig: Rig) -> 
 def test_a_builder_that_does_not_answer_can_be_asked_again() -> None:
     fake = FakeImageBuilder()
     fake.broken = True
-    for ask in (fake.find, fake.build):
+    request = request_for("good")
+    asks: list[Callable[[], object]] = [
+        lambda: fake.find(request),
+        lambda: fake.build(request),
+        lambda: fake.document("0" * 64),
+    ]
+    for ask in asks:
         with pytest.raises(ImageError) as refused:
-            ask(request_for("good"))
+            ask()
         assert refused.value.retryable
 
 
@@ -266,6 +285,16 @@ def test_an_image_whose_environment_is_gone_is_missing(builder_home: Path, churn
     builder.close()
 
 
+def test_an_image_that_is_not_whole_is_missing_and_is_made_again(empty_home: Path, churn_model: Path) -> None:
+    builder = LocalImageBuilder(empty_home, FolderRegistry({"churn": churn_model}), native=True)
+    ready = built(builder, request_for("churn"))
+    (empty_home / "images" / str(ready.image) / "image.json").write_text("{}")
+    assert builder.find(request_for("churn")).state is BuildState.MISSING
+    assert built(builder, request_for("churn")).image == ready.image
+    assert LocalImage.find(empty_home, str(ready.image)) is not None
+    builder.close()
+
+
 class CompilesBy:
     """A `Provider` of real environments, in which compiling is what a shell script does."""
 
@@ -392,6 +421,12 @@ def test_what_is_known_of_a_model_is_kept_with_its_image(builder_home: Path, chu
     image = LocalImage.find(builder_home, str(ready.image))
     assert image is not None
     assert ready.proof == image.proof
+    told = {document.name: builder.document(document.digest) for document in ready.documents}
+    assert json.loads(told["provenance.json"])["subject"] == [{"name": "churn", "digest": {"sha256": ready.image}}]
+    assert told["lock.txt"] == (image.model.parent / "lock.txt").read_bytes()
+    parts = {part["bom-ref"]: part for part in json.loads(told["sbom.json"])["components"]}
+    assert parts["model"]["hashes"] == [{"alg": "SHA-256", "content": digest_of(image.model)}]
+    assert sum("purl" in part for part in parts.values()) == told["lock.txt"].count(b"==")
     assert ready.proof.signature
     assert ready.proof.warning == ""
     assert local_builder(builder_home, {}).find(request_for("churn")) == ready

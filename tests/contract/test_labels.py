@@ -13,6 +13,7 @@ from monitoring.access_log import AccessLogBlocks
 from monitoring.blocks import Scale
 from monitoring.label_policy import LabelMode, LabelPolicy
 from monitoring.labels import REQUESTS, EvidenceSource, Kept, Label, Labelled
+from monitoring.log_file import LogFile
 from serving.gateway import Gateway
 from tests.contract.test_access_log import FOLDING, READING, serve
 from tests.fakes.blocks import FakeBlocks
@@ -31,7 +32,7 @@ def asked(gateway: Gateway, count: int, mode: str = "") -> dict[str, str]:
 
 def reader(gateway: Gateway, home: Path, clock: Callable[[], float] = time.time) -> AccessLogBlocks:
     log = gateway.files.access_log
-    return AccessLogBlocks(log, home, gateway.reopen_log, folding=FOLDING, reading=READING, clock=clock)
+    return AccessLogBlocks([LogFile(log, gateway.reopen_log)], home, folding=FOLDING, reading=READING, clock=clock)
 
 
 def settled(source: AccessLogBlocks) -> int:
@@ -54,9 +55,9 @@ def test_labels_find_their_answers(own_gateway: Gateway, upstreams: tuple[Upstre
     until(lambda: settled(source) == 130, 30.0)
     late = source.keep_labels(told)
     assert (early.new + late.new, late.repeated) == (120, 50)
-    # then the first hundred are told, and the rest waits for the rest of its block
+    # then about the first hundred are told, as their blocks ended, and the rest waits for the rest of its block
     (block,) = until(lambda: source.labelled("ro"), 30.0)
-    assert block.stable.answers + block.candidate.answers == REQUESTS
+    assert REQUESTS <= block.stable.answers + block.candidate.answers <= len(answers)
     assert block.stable == Labelled(block.stable.answers, block.stable.answers, 0.0)
     assert block.candidate == Labelled(block.candidate.answers, block.candidate.answers, block.candidate.answers)
     # and whoever reads on finds the same, and goes on where it was

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,13 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
 from serving.local import LocalTarget
+from serving.local_image import LocalImage
 from serving.revision import Revision, RevisionSettings, RevisionState, RevisionStatus
+from serving.runtime.model_files import FILE, digest, listed, loaded
 from serving.target import TargetError
 from tests.contract.test_target import processes_of
 from tests.fixtures.revisions import START_SECONDS, LocalInstallation, end_revisions
@@ -137,14 +143,6 @@ def test_a_stop_is_carried_on_by_the_next_controller(local: LocalInstallation, t
     assert processes_of(revision) == []
 
 
-def test_an_image_that_is_not_there_cannot_be_started(local: LocalInstallation, target: LocalTarget) -> None:
-    revision = Revision(local.revision("moody").version, "0" * 64)
-    with pytest.raises(TargetError) as refused:
-        target.start(revision)
-    assert not refused.value.retryable
-    assert revision.id not in target.status()
-
-
 def test_a_start_that_was_cut_off_before_anything_ran_can_be_repeated(local: LocalInstallation) -> None:
     revision = local.revision("moody", 24)
     folder = local.home / "revisions" / revision.id
@@ -152,3 +150,62 @@ def test_a_start_that_was_cut_off_before_anything_ran_can_be_repeated(local: Loc
     target = LocalTarget(local.home, local.log_url)
     assert not folder.exists()
     assert revision.id not in target.status()
+
+
+def altered(home: Path, local: LocalInstallation, revision: Revision, file: str) -> LocalTarget:
+    """A target on an installation of its own, in whose image of `revision` one file is another."""
+    image = home / "images" / revision.image
+    shutil.copytree(local.home / "images" / revision.image, image)
+    (home / "environments").symlink_to((local.home / "environments").resolve())
+    assert LocalImage.find(home, revision.image) is not None
+    (image / file).write_bytes((image / file).read_bytes() + b" ")
+    return LocalTarget(home, "")
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("model/MLmodel", "model"),
+        ("plan/plan.json", "plan"),
+        ("plan/files.json", "plan"),
+        ("server/serving/runtime/__main__.py", "server"),
+    ],
+)
+def test_an_image_that_was_changed_is_not_started(
+    local: LocalInstallation, tmp_path: Path, file: str, part: str
+) -> None:
+    revision = local.revision("churn", 25)
+    built = json.loads((local.home / "images" / revision.image / "image.json").read_text())
+    target = altered(tmp_path, local, revision, file)
+    with pytest.raises(TargetError, match="its image is not as it was built") as refused:
+        target.start(revision)
+    assert re.search(rf"its {part} has SHA-256 [0-9a-f]{{64}}, not {built[part]}$", str(refused.value))
+    assert not refused.value.retryable
+    assert target.status() == {}
+
+
+def test_the_record_of_an_image_vouches_for_itself(local: LocalInstallation, tmp_path: Path) -> None:
+    revision = local.revision("churn", 26)
+    target = altered(tmp_path, local, revision, "model/MLmodel")
+    image = LocalImage.find(tmp_path, revision.image)
+    assert image is not None
+    record = tmp_path / "images" / revision.image / "image.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"model": digest(listed(image.model))}))
+    with pytest.raises(TargetError, match=rf"its record has SHA-256 [0-9a-f]{{64}}, not {revision.image}$"):
+        target.start(revision)
+    record.write_text("{}")
+    with pytest.raises(TargetError, match="is not on this machine"):
+        target.start(revision)
+
+
+def test_what_a_model_writes_when_it_is_run_is_no_part_of_its_image(
+    local: LocalInstallation, target: LocalTarget
+) -> None:
+    """It is Python that is imported, and none of it leaves bytecode beside the files that were approved."""
+    revision = local.revision("moody", 27, RevisionSettings(drain_seconds=1))
+    image = LocalImage.find(local.home, revision.image)
+    assert image is not None
+    ready(target, revision)
+    assert loaded((image.plan / FILE).read_text()) == listed(image.model)
+    assert image.changed == ""
+    target.stop(revision.id)

@@ -12,12 +12,15 @@ import time
 import uuid
 from pathlib import Path
 
+import httpx
 import pytest
 
 from registry_hooks.mlflow_reading import FIRST_PAGE, ChangeCursor
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.model_version import ModelVersion
 from registry_hooks.registry import RegistryError
+from serving.large_models import artifacts_at
+from serving.runtime.fetch_source import place_of
 from tests.contract.mlflow_person import MlflowPerson
 from tests.contract.small_controller import until
 from tests.fixtures.registry import MlflowServer
@@ -105,6 +108,22 @@ def test_proxied_artifacts_are_downloaded(
     assert (folder / "data" / "weights.bin").read_bytes() == b"\0\1"
 
 
+def test_where_a_version_s_files_are_is_told_as_their_store_names_them(
+    mlflow_server: MlflowServer, registry: MlflowRegistry, person: MlflowPerson, churn: str
+) -> None:
+    run, model = person.run_with_model(), person.logged_model()
+    stored = f"{person.client.get_run(run).info.artifact_uri}/model"
+    versions = [
+        person.version_of(churn, f"models:/{model}", None, model),
+        person.version_of(churn, f"runs:/{run}/model", run),
+        person.version_of(churn, stored, run),
+    ]
+    for place in map(registry.location, versions):
+        assert place.startswith("mlflow-artifacts:/")
+        url = place_of(place, artifacts_at(mlflow_server.uri))
+        assert httpx.get(f"{url}/MLmodel").is_success, url
+
+
 def test_a_source_without_a_model_is_given_up(
     registry: MlflowRegistry, person: MlflowPerson, churn: str, tmp_path: Path
 ) -> None:
@@ -159,3 +178,13 @@ def test_what_mlflow_refuses_is_not_tried_again(registry: MlflowRegistry, person
     with pytest.raises(RegistryError) as raised:
         registry.annotate(version, {"k" * 300: "too long a key"})
     assert not raised.value.retryable
+
+
+def test_the_commit_is_that_of_the_versions_run(registry: MlflowRegistry, person: MlflowPerson, churn: str) -> None:
+    run = person.run_with_model()
+    version = person.version_of(churn, f"runs:/{run}/model", run)
+    assert registry.commit(version) is None
+    person.client.set_tag(run, "mlflow.source.git.commit", "5f0c2d1")
+    assert registry.commit(version) == "5f0c2d1"
+    assert registry.commit(person.register(churn, run_id=None)) is None
+    assert registry.commit(person.version_of(churn, "s3://nowhere/model", "f" * 32)) is None

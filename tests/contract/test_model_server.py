@@ -105,6 +105,7 @@ def test_health_says_who_is_there(churn: ScoringServer, moody: ScoringServer) ->
     assert told.pop("why")
     assert told == {
         "status": "ready",
+        "detail": "",
         "model": "churn",
         "version": 7,
         "revision": "churn-v7-abc",

@@ -315,7 +315,11 @@ def test_the_clients_deadline_holds_in_the_queue(moody: Server) -> None:
 
 def test_stopping_answers_what_is_in_flight(moody_model: Path) -> None:
     with running(moody_model, DRAIN="20") as server, ThreadPoolExecutor(2) as pool:
-        slow = [pool.submit(server.infer, mood(f"sleep {seconds}"), GRPC) for seconds in (1.5, 0.1)]
+        begun = 'promote_stage_seconds_count{stage="queue"}'
+        before = figure(server, begun)
+        slow = [pool.submit(server.infer, mood("sleep 1.5"), GRPC)]
+        until(lambda: figure(server, begun) > before)
+        slow.append(pool.submit(server.infer, mood("sleep 0.1"), GRPC))
         until(lambda: figure(server, "promote_queue_requests") == 1)
         server.scoring.process.send_signal(signal.SIGTERM)
         until(lambda: not server.grpc.is_server_ready())

@@ -18,11 +18,14 @@ import pytest
 
 from examples.load import load
 from serving.envoy import GatewaySettings
-from serving.envoy_router import EnvoyRouter
+from serving.envoy_admin import admin_at
+from serving.envoy_process import local_gateway
+from serving.envoy_router import EnvoyRouter, router_at
 from serving.gateway import Gateway, GatewayError
 from serving.revision import Address, Weights
 from serving.router import Route, RouterError, TrafficRouter
 from tests.fakes.router import FakeRouter
+from tests.fixtures.cluster import CLUSTER, ClusterFront
 from tests.fixtures.gateway import Upstream, free_port, until
 
 NOWHERE = (Address("127.0.0.1", 9),)
@@ -38,17 +41,24 @@ def route(model: str, shares: Mapping[str, int], step: str = "", candidate: str 
     return Route(model, Weights(shares), dict.fromkeys(shares, NOWHERE), step, candidate)
 
 
-@pytest.fixture(params=["fake", "envoy"])
+@pytest.fixture(params=["fake", "envoy", CLUSTER])
 def router(request: pytest.FixtureRequest) -> Iterator[TrafficRouter]:
     if request.param == "fake":
         yield FakeRouter(delay=2)
         return
-    gateway: Gateway = request.getfixturevalue("gateway")
-    real = EnvoyRouter(gateway.files.home, gateway.settings)
+    real = real_router(request)
     before = set(real.get_weights())
     yield real
     for model in set(real.get_weights()) - before:
         real.remove(model)
+
+
+def real_router(request: pytest.FixtureRequest) -> EnvoyRouter:
+    if request.param == "kubernetes":
+        front: ClusterFront = request.getfixturevalue("cluster_front")
+        return front.router()
+    gateway: Gateway = request.getfixturevalue("gateway")
+    return router_at(gateway.files.home, gateway.settings)
 
 
 def in_force(router: TrafficRouter, wanted: Route) -> None:
@@ -113,7 +123,7 @@ def broken_fake(gateway: Gateway) -> TrafficRouter:
 
 
 def envoy_that_is_down(gateway: Gateway) -> TrafficRouter:
-    return EnvoyRouter(gateway.files.home, gateway.settings)
+    return router_at(gateway.files.home, gateway.settings)
 
 
 @pytest.mark.parametrize("make", [broken_fake, envoy_that_is_down])
@@ -130,7 +140,7 @@ def test_an_unreachable_data_plane_is_worth_trying_again(
 
 @pytest.fixture
 def envoy(gateway: Gateway) -> EnvoyRouter:
-    return EnvoyRouter(gateway.files.home, gateway.settings)
+    return router_at(gateway.files.home, gateway.settings)
 
 
 def between(model: str, upstreams: tuple[Upstream, Upstream], weight: int) -> Route:
@@ -227,7 +237,7 @@ def test_what_an_answer_says_of_its_predictions_stays_in_the_log(
     own_gateway: Gateway, upstreams: tuple[Upstream, Upstream]
 ) -> None:
     own_gateway.ensure()
-    envoy, wanted = EnvoyRouter(own_gateway.files.home, own_gateway.settings), between("churn", upstreams, 0)
+    envoy, wanted = router_at(own_gateway.files.home, own_gateway.settings), between("churn", upstreams, 0)
     envoy.set_weights(wanted)
     in_force(envoy, wanted)
     answer = ask(own_gateway, "/models/churn/invocations")
@@ -335,7 +345,7 @@ def test_a_request_in_flight_on_a_revision_that_leaves_finishes(
 
 def test_a_route_that_envoy_refuses_hurts_no_other(own_gateway: Gateway, upstreams: tuple[Upstream, Upstream]) -> None:
     own_gateway.ensure()
-    router = EnvoyRouter(own_gateway.files.home, own_gateway.settings)
+    router = router_at(own_gateway.files.home, own_gateway.settings)
     router.set_weights(between("one", upstreams, 0))
     with pytest.raises(RouterError, match=r"999\.1\.1\.1"):
         router.set_weights(Route("bad", Weights({"bad-v1": 100}), {"bad-v1": (Address("999.1.1.1", 80),)}))
@@ -352,7 +362,7 @@ def test_an_envoy_that_is_killed_is_back_with_its_routes(
     own_gateway: Gateway, upstreams: tuple[Upstream, Upstream]
 ) -> None:
     own_gateway.ensure()
-    router = EnvoyRouter(own_gateway.files.home, own_gateway.settings)
+    router = router_at(own_gateway.files.home, own_gateway.settings)
     wanted = {model: between(model, upstreams, 30) for model in ("one", "two")}
     for each in wanted.values():
         router.set_weights(each)
@@ -373,22 +383,22 @@ def test_a_controller_that_starts_again_adopts_envoy_and_every_route(
 ) -> None:
     own_gateway.ensure()
     home, settings = own_gateway.files.home, own_gateway.settings
-    EnvoyRouter(home, settings).set_weights(between("one", upstreams, 30))
+    router_at(home, settings).set_weights(between("one", upstreams, 30))
     pid = pid_of(own_gateway)
     own_gateway.leave()
-    second = Gateway(home, settings)
+    second = local_gateway(home, settings)
     second.ensure()
-    EnvoyRouter(home, settings).set_weights(between("two", upstreams, 5))
+    router_at(home, settings).set_weights(between("two", upstreams, 5))
     assert pid_of(second) == pid
     wanted = {"one": between("one", upstreams, 30), "two": between("two", upstreams, 5)}
-    until(lambda: EnvoyRouter(home, settings).get_weights() == wanted)
+    until(lambda: router_at(home, settings).get_weights() == wanted)
     second.leave()
 
 
 def test_routes_set_while_envoy_is_down_hold_when_it_comes(
     own_gateway: Gateway, upstreams: tuple[Upstream, Upstream]
 ) -> None:
-    router = EnvoyRouter(own_gateway.files.home, own_gateway.settings)
+    router = router_at(own_gateway.files.home, own_gateway.settings)
     router.set_weights(between("one", upstreams, 0))
     router.set_weights(between("one", upstreams, 100))
     own_gateway.ensure()
@@ -397,7 +407,7 @@ def test_routes_set_while_envoy_is_down_hold_when_it_comes(
 
 def test_stopping_lets_a_request_in_flight_finish(own_gateway: Gateway, upstreams: tuple[Upstream, Upstream]) -> None:
     own_gateway.ensure()
-    router = EnvoyRouter(own_gateway.files.home, own_gateway.settings)
+    router = router_at(own_gateway.files.home, own_gateway.settings)
     router.set_weights(between("one", upstreams, 0))
     in_force(router, between("one", upstreams, 0))
     answers: list[int] = []
@@ -421,5 +431,12 @@ def test_a_port_that_is_taken_is_named_with_its_setting(own_gateway: Gateway, se
         number = taken.getsockname()[1]
         ports = {"port": free_port(), "admin_port": free_port(), setting: number}
         with pytest.raises(GatewayError, match=rf":{number} is taken.*'{setting}'") as failure:
-            Gateway(own_gateway.files.home, GatewaySettings(**ports)).ensure()
+            local_gateway(own_gateway.files.home, GatewaySettings(**ports)).ensure()
     assert not failure.value.retryable
+
+
+def test_the_gateway_says_whether_it_takes_requests_until_it_is_told_to_end(own_gateway: Gateway) -> None:
+    own_gateway.ensure()
+    assert httpx.get(f"{own_gateway.url}/healthz", trust_env=False).status_code == 200
+    admin_at(own_gateway.settings.admin_port).tell("/healthcheck/fail")
+    assert httpx.get(f"{own_gateway.url}/healthz", trust_env=False).status_code == 503

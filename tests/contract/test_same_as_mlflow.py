@@ -63,6 +63,8 @@ WORDS = {"city": tuple(CITIES), "plan": tuple(PLANS), "word": ("a", "b", "ü")}
 SEEN: dict[str, set[str]] = {}
 COMPILED = ("light_model", "forest_regressor_model", "strict_model", "boosted_model", "light_boosted_model")
 MODELS = (*COMPILED, "light_model --native", "echo_model")
+AT_NIGHT = ("light_model", "forest_regressor_model", "light_boosted_model")
+"""What differs from the others in nothing that requests are parsed by."""
 
 
 @dataclass(slots=True)
@@ -136,7 +138,10 @@ def _saved(flavor: Any, model: Any, folder: Path, frame: pd.DataFrame) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[*MODELS])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.nightly] if name in AT_NIGHT else []) for name in MODELS],
+)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     name, *options = request.param.split()
     folder: Path = request.getfixturevalue(name)
@@ -165,6 +170,7 @@ def test_the_same_requests_get_the_same_answers(pair: Pair) -> None:
     SEEN[pair.name] = pair.seen
 
 
+@pytest.mark.nightly
 def test_every_listed_difference_was_seen() -> None:
     if len(SEEN) < len(MODELS):
         pytest.skip("not all models were asked in this run")

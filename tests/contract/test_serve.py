@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,13 +59,10 @@ def test_it_says_whether_the_fast_path_is_on(light: Serving) -> None:
 
 
 def test_a_second_start_finds_what_the_first_one_built(home: Path, light: Serving, light_model: Path) -> None:
-    began = time.monotonic()
     with serving(home, light_model) as again:
-        took = time.monotonic() - began
         assert {**again.told, "url": ""} == {**light.told, "url": ""}
         assert again.end(signal.SIGINT) == 0
     assert not set(again.log.read_text().splitlines()) & {"installing", "compiling"}
-    assert took < 15, f"{took:.1f} s, although everything was there"
 
 
 def test_people_are_told_what_happens_and_how_to_ask(home: Path, light: Serving, light_model: Path) -> None:

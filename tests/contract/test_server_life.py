@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,7 +22,9 @@ import httpx
 import psutil
 import pytest
 
+from serving.image import digest_of_file
 from serving.prediction_log import read
+from serving.runtime.model_files import listed, write
 from serving.runtime.plan import Column, Plan
 from serving.runtime.plan import read as read_plan
 from tests.fixtures.gateway import free_port, until
@@ -341,3 +344,44 @@ def test_a_request_whose_client_is_gone_is_not_predicted(moody_model: Path, mood
         assert figure(server, 'promote_errors_total{cause="gone"}') == 1
         assert slow.result().status_code == 200
         assert server.score(moods("fine", 1.0)).status_code == 200
+
+
+def a_file_is_another(model: Path) -> str:
+    (model / "MLmodel").write_text((model / "MLmodel").read_text() + "\n")
+    return f"MLmodel has SHA-256 {digest_of_file(model / 'MLmodel')}, not "
+
+
+def a_file_is_new(model: Path) -> str:
+    (model / "code.py").write_text("import os")
+    return f"code.py is new; its SHA-256 is {digest_of_file(model / 'code.py')}"
+
+
+def a_file_is_missing(model: Path) -> str:
+    was = digest_of_file(model / "python_env.yaml")
+    (model / "python_env.yaml").unlink()
+    return f"python_env.yaml is missing; its SHA-256 was {was}"
+
+
+@pytest.mark.parametrize("change", [a_file_is_another, a_file_is_new, a_file_is_missing])
+@pytest.mark.parametrize("options", [(), ("--native",)], ids=["compiled", "native"])
+def test_a_server_does_not_load_files_that_are_not_those_that_were_approved(
+    churn_model: Path, tmp_path: Path, change: Callable[[Path], str], options: tuple[str, ...]
+) -> None:
+    model = Path(shutil.copytree(churn_model, tmp_path / "churn"))
+    plan = Path(shutil.copytree(planned(churn_model), tmp_path / "plan"))
+    files = listed(model)
+    write(files, plan)
+    if change is a_file_is_another:
+        with our_server(model, *options, plan=plan) as server:
+            assert server.score(BODY).status_code == 200
+    told = change(model)
+    where = ["--model", str(model), "--plan", str(plan), "--port", str(free_port()), *options]
+    command = [sys.executable, "-m", "serving.runtime", *where]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env={**os.environ, "WORKERS": "2"})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    message = json.loads(line)["message"]
+    assert message.startswith("the server cannot start: the model's files are not those that were approved: ")
+    assert told in message
+    if change is a_file_is_another:
+        assert message.endswith(files["MLmodel"].sha256)

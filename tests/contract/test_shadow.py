@@ -14,9 +14,11 @@ import pytest
 
 from monitoring.access_log import AccessLogBlocks, ReadingPolicy
 from monitoring.filling import Folding
+from monitoring.log_file import LogFile
 from monitoring.shadow_blocks import Paired, ShadowSource
 from serving.envoy import GatewaySettings
-from serving.envoy_router import EnvoyRouter
+from serving.envoy_process import local_gateway
+from serving.envoy_router import router_at
 from serving.gateway import Gateway
 from serving.revision import Address, Weights
 from serving.router import Route
@@ -32,7 +34,7 @@ COPIES = 4
 def shadowed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Takes four copies at a time; requests time out after 2 s."""
     settings = GatewaySettings(port=free_port(), admin_port=free_port(), request_seconds=2.0, copies=COPIES)
-    gateway = Gateway(tmp_path_factory.mktemp("shadowed"), settings)
+    gateway = local_gateway(tmp_path_factory.mktemp("shadowed"), settings)
     gateway.ensure()
     yield gateway
     gateway.stop(drain_seconds=0.0)
@@ -55,7 +57,7 @@ def refused() -> Iterator[Address]:
 
 
 def serve(gateway: Gateway, stable: Address, candidate: Address, rollout: str, *, copies: bool = True) -> None:
-    router = EnvoyRouter(gateway.files.home, gateway.settings)
+    router = router_at(gateway.files.home, gateway.settings)
     ends, step = {"v1": (stable,), "v2": (candidate,)}, f"{rollout}/shadow" if copies else f"{rollout}/shadowed"
     route = Route("churn", Weights({"v1": 100}), ends, step, "v2", shadow="v2" if copies else None)
     router.set_weights(route)
@@ -74,7 +76,9 @@ def ask(
 
 
 def reader(gateway: Gateway, home: Path) -> AccessLogBlocks:
-    return AccessLogBlocks(gateway.files.access_log, home, gateway.reopen_log, folding=FOLDING, reading=READING)
+    return AccessLogBlocks(
+        [LogFile(gateway.files.access_log, gateway.reopen_log)], home, folding=FOLDING, reading=READING
+    )
 
 
 def told(source: ShadowSource, rollout: str) -> tuple[list[Paired], int]:
@@ -197,7 +201,9 @@ def test_a_reader_that_is_killed_at_any_moment_tells_every_pair_once(
     for _ in range(6):
         for _ in range(5):
             ask(shadowed)
-        AccessLogBlocks(shadowed.files.access_log, tmp_path, lambda: None, folding=FOLDING, reading=small).pump()
+        AccessLogBlocks(
+            [LogFile(shadowed.files.access_log, lambda: None)], tmp_path, folding=FOLDING, reading=small
+        ).pump()
     pairs, missing = settled(reader(shadowed, tmp_path), "killed", 30)
     assert (len(pairs), missing) == (30, 0)
     assert told(reader(shadowed, tmp_path), "killed") == (pairs, missing)

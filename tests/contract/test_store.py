@@ -19,9 +19,21 @@ from monitoring.label_policy import LabelMode
 from pipelines.live import Live, Warm
 from pipelines.rollout import Event, GateResult, Goal, Intent, Origin, Phase, Rollout, RolloutPolicy
 from pipelines.sql_store import SqlStore
-from pipelines.store import Conflict, DriftRuns, History, Inbox, Lease, Lookup, RolloutStore, StoreError
+from pipelines.store import (
+    Approved,
+    ApprovedFiles,
+    Conflict,
+    DriftRuns,
+    History,
+    Inbox,
+    Lease,
+    Lookup,
+    RolloutStore,
+    StoreError,
+)
 from registry_hooks.model_version import Channel, Holding, ModelVersion, Snapshot
 from serving.revision import Revision, RevisionSettings
+from serving.runtime.model_files import File
 from tests.fakes.store import FakeStore
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, UTC)
@@ -29,7 +41,7 @@ LIVE_CHANNEL, PRE_LIVE = Channel.parse("Production"), Channel.parse("Staging")
 CHAMPION = Channel.parse("@champion")
 
 
-class Store(RolloutStore, Lookup, Inbox, History, DriftRuns, Lease, Protocol):
+class Store(RolloutStore, ApprovedFiles, Lookup, Inbox, History, DriftRuns, Lease, Protocol):
     """Every port in one."""
 
 
@@ -202,6 +214,36 @@ def test_active_rollouts_come_oldest_first_and_the_rest_newest_first(store: Stor
 def test_a_settled_rollout_is_still_found(store: Store) -> None:
     saved = store.save(rollout(settled=True, phase=Phase.FAILED))
     assert (store.active(), store.rollout("r1")) == ((), saved)
+
+
+# The files of versions
+
+
+def approved(version: int = 7, source: str = "runs:/1/model", content: str = "1" * 64) -> Approved:
+    return Approved(
+        ModelVersion("churn", version), source, {"MLmodel": File(content, 5), "data/ü": File("2" * 64, 0)}, NOW
+    )
+
+
+def test_the_first_record_of_a_version_stays(store: Store) -> None:
+    first, later = approved(), replace(approved(content="3" * 64), at=NOW + timedelta(days=1))
+    assert store.approved(first.version, first.source) is None
+    assert store.approve(first) == first
+    assert store.approve(later) == first
+    assert store.approved(first.version, first.source) == first
+
+
+def test_each_version_and_source_has_a_record_of_its_own(store: Store) -> None:
+    others = [approved(), approved(version=8), approved(source="runs:/2/model")]
+    assert [store.approve(other) for other in others] == others
+    assert [store.approved(other.version, other.source) for other in others] == others
+
+
+def test_many_threads_record_the_same(store: Store) -> None:
+    seen = [approved(content=str(number) * 64) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        recorded = list(pool.map(store.approve, seen))
+    assert len({dict(one.files)["MLmodel"] for one in recorded}) == 1
 
 
 # What is live

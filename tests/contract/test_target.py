@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,12 +15,21 @@ import pytest
 from registry_hooks.model_version import ModelVersion
 from serving.local import LocalTarget
 from serving.revision import Revision, RevisionSettings, RevisionState, RevisionStatus
+from serving.signing import Signatures
 from serving.target import ServingTarget, TargetError
+from serving.verified_target import VerifiedTarget
 from tests.fakes.target import Behaviour, FakeTarget
+from tests.fixtures.cluster import CLUSTER, ClusterInstallation
+from tests.fixtures.engines import DOCKER, PODMAN, EngineInstallation
+from tests.fixtures.keys import key_pair
 from tests.fixtures.revisions import START_SECONDS, LocalInstallation, end_revisions
 
+pytestmark = pytest.mark.timeout(900)
+"""The first image of all takes minutes on a busy machine."""
 BROKEN = (("MOOD", "broken"),)
 """Environment of a revision whose model cannot be loaded."""
+MISSING = f"sha256:{'0' * 64}"
+"""An image that nobody has built."""
 
 
 @dataclass
@@ -60,12 +70,21 @@ class Rig:
 
 
 def fake_rig() -> Rig:
-    target = FakeTarget(Behaviour(ready_after=2, drains_for=2))
+    target = FakeTarget(Behaviour(ready_after=2, drains_for=2), holds=lambda image: image != MISSING)
 
     def prepare(revision: Revision) -> None:
         target.behaviours[revision.id] = Behaviour(dies_after=2)
 
     return Rig(target, "image", lambda: target, lambda revision: target.kill(revision.id), prepare)
+
+
+def verified_rig(home: Path) -> Rig:
+    """What verifies images is a target like any other, as long as they are signed."""
+    rig, keys, signatures = fake_rig(), key_pair(home), Signatures(home)
+    for image in (rig.image, MISSING):
+        signatures.keep(keys.signing.sign(image))
+    verified = VerifiedTarget(rig.target, keys.verify, signatures)
+    return replace(rig, target=verified, reopen=lambda: verified)
 
 
 def local_rig(local: LocalInstallation) -> Rig:
@@ -79,10 +98,34 @@ def local_rig(local: LocalInstallation) -> Rig:
     return Rig(LocalTarget(local.home, local.log_url), local.images["moody"], reopen, kill)
 
 
-@pytest.fixture(params=["fake", "local"], scope="module")
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    if request.param == "fake":
-        yield fake_rig()
+def engine_rig(there: EngineInstallation) -> Rig:
+    def kill(revision: Revision) -> None:
+        (server,) = there.engine.containers(revision=revision.id)
+        there.engine.api.kill(server.id, "SIGKILL")
+
+    return Rig(there.target(), there.image("moody"), there.target, kill)
+
+
+def cluster_rig(there: ClusterInstallation) -> Rig:
+    return Rig(there.target(), there.image("moody"), there.another_target, there.end)
+
+
+@pytest.fixture(params=["fake", "verified", "local", DOCKER, PODMAN, CLUSTER], scope="module")
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    if request.param in ("fake", "verified"):
+        yield fake_rig() if request.param == "fake" else verified_rig(tmp_path_factory.mktemp("verified"))
+        return
+    if request.param in ("docker", "podman"):
+        there: EngineInstallation = request.getfixturevalue(f"{request.param}_installation")
+        yield engine_rig(there)
+        for revision in (target := there.target()).status():
+            target.stop(revision)
+        return
+    if request.param == "kubernetes":
+        cluster: ClusterInstallation = request.getfixturevalue("cluster_installation")
+        yield cluster_rig(cluster)
+        for revision in (stopped := cluster.target()).status():
+            stopped.stop(revision)
         return
     installation: LocalInstallation = request.getfixturevalue("local_installation")
     yield local_rig(installation)
@@ -152,7 +195,7 @@ def test_one_that_cannot_start_has_failed_and_says_why(rig: Rig) -> None:
     assert status.reason
     assert status.restarts == 0
     rig.target.stop(revision.id)
-    assert rig.status(revision) is None
+    rig.awaited(revision, None)
 
 
 def test_one_that_ends_by_itself_has_failed_until_it_is_started_again(rig: Rig) -> None:
@@ -182,6 +225,14 @@ def test_too_little_memory_is_a_failure_of_that_revision_only(rig: Rig, running:
     assert rig.awaited(running, RevisionState.READY)
     rig.target.stop(revision.id)
     rig.awaited(revision, None)
+
+
+def test_a_revision_whose_image_is_not_there_may_be_started_once_it_is_built_again(rig: Rig) -> None:
+    revision = replace(rig.revision(7), image=MISSING)
+    with pytest.raises(TargetError, match=MISSING) as refused:
+        rig.target.start(revision)
+    assert refused.value.retryable
+    assert revision.id not in rig.target.status()
 
 
 def test_settings_make_another_revision(rig: Rig) -> None:

@@ -23,6 +23,7 @@ SOURCES = (
     "serving",
     "monitoring",
     "pipelines",
+    "k8s",
     "setup.cfg",
     "pyproject.toml",
     "README.md",
@@ -77,6 +78,8 @@ def test_the_wheel_holds_everything_but_tests_and_caches(wheel: Path) -> None:
         "pipelines/py.typed",
         "serving/runtime/__main__.py",
         "serving/compiling/__main__.py",
+        "k8s/base/controller.yaml",
+        "k8s/rights/rights.yaml",
         "/LICENSE",
     ):
         assert any(name.endswith(part) for name in names), part

@@ -82,7 +82,7 @@ class WholeController:
         )
         watcher = Watcher(self.registry, self._connect(), self._aliased, 600, 60.0)
         promotion = Promotion(ports, "server", lambda model: f"http://gateway/models/{model}")
-        pace = Pace(poll_seconds=POLL_SECONDS)
+        pace = Pace(poll_seconds=POLL_SECONDS, look_seconds=60.0)
         self.controller = Controller(
             "one", ports, promotion, watcher, self.store, self.store, self, lambda: self.now, pace, threads=1
         )

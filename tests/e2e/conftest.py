@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.loop import Loop
+from tests.fixtures.engines import KEPT, engine_of, tagged
 from tests.fixtures.revisions import end_revisions, with_kept_environments
 
 
@@ -17,9 +21,12 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     yield from installed(tmp_path_factory.mktemp("loop") / "home")
 
 
-def installed(home: Path, *, keep_warm: str = "30m", store: str | None = None) -> Iterator[Loop]:
-    """A running installation in `home`, stopped in the end; its environments are kept between sessions."""
-    loop = Loop(with_kept_environments(home), keep_warm=keep_warm, store=store)
+def installed(home: Path, **more: Any) -> Iterator[Loop]:
+    """A running installation in `home`, stopped in the end; its environments are kept between sessions.
+
+    `more`: see `Loop`.
+    """
+    loop = Loop(with_kept_environments(home), **more)
     loop.prepare()
     loop.start()
     try:
@@ -27,3 +34,23 @@ def installed(home: Path, *, keep_warm: str = "30m", store: str | None = None) -
     finally:
         loop.stop()
         end_revisions(home)
+
+
+@contextmanager
+def installed_in(kind: str, home: Path, engine: str = "", **more: Any) -> Iterator[Loop]:
+    """The same in an engine of that kind, where nothing of it is left afterwards; the test is skipped without one.
+
+    `engine`: another way to it.
+    """
+    direct = engine_of(kind, f"promote-tests-{uuid.uuid4().hex[:8]}")
+    name = direct.installation
+    try:
+        with contextmanager(installed)(home, target=kind, installation=name, engine=engine, **more) as loop:
+            tagged(direct, KEPT, name)
+            yield loop
+            tagged(direct, name, KEPT)
+        assert direct.containers() == []
+        assert direct.images(name) == {}
+        assert not direct.api.networks(names=[name])
+    finally:
+        direct.close()

@@ -64,6 +64,7 @@ MORE = {
     "replay-*": "shadow: {mode: off}",
     "labels-*": f"{CANARY}\nlabels: {{mode: gate, wait: 20s, deadline: 8m, scale: 1}}",
     "exact-*": CANARY,
+    "small-*": f"{CANARY}\nserving: {{memory_mb: 700}}",
     "alias-*": f"{CANARY}\nchannels: {{live: '@champion', pre_live: '@challenger'}}",
 }
 """What the policies of some models say besides, by the pattern of their names."""
@@ -79,6 +80,11 @@ class Loop:
     home: Path
     store: str | None = None
     keep_warm: str = "30m"
+    target: str = "local"
+    installation: str = ""
+    """Its name in an engine."""
+    engine: str = ""
+    """Where the engine is; where its own tools would find it without."""
     ports: dict[str, int] = field(default_factory=lambda: dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
     controllers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -97,8 +103,13 @@ class Loop:
     def environment(self, **more: str) -> dict[str, str]:
         ours = {f"PROMOTE_{name.upper()}": str(port) for name, port in self.ports.items()}
         store = {"PROMOTE_STORE": self.store} if self.store else {}
+        place = {
+            "PROMOTE_TARGET": self.target,
+            "PROMOTE_INSTALLATION": self.installation,
+            "PROMOTE_ENGINE": self.engine,
+        }
         base = {key: value for key, value in os.environ.items() if not key.startswith(("PROMOTE_", "MLFLOW_"))}
-        return {**base, **ours, **store, "PROMOTE_HOME": str(self.home), "PROMOTE_POLL_SECONDS": "2", **more}
+        return {**base, **ours, **store, **place, "PROMOTE_HOME": str(self.home), "PROMOTE_POLL_SECONDS": "2", **more}
 
     def prepare(self) -> None:
         policies = self.home / "policies"
@@ -131,7 +142,7 @@ class Loop:
         for process in self.controllers:
             process.wait(60)
         self.controllers.clear()
-        done = self.run("down")
+        done = self.run("down", "--purge")
         assert done.returncode == 0, done.stdout + done.stderr
 
     def run(self, *arguments: str, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
@@ -193,8 +204,15 @@ class Loop:
         return answer.json()
 
     def await_state(self, model: str, version: int, *states: str, seconds: float = 240.0) -> str:
-        """Wait until the version's tag shows one of `states`; it is returned."""
-        until(lambda: self.state(model, version) in states, seconds, f"{model} {version} becomes {' or '.join(states)}")
+        """Wait until the version's tag shows one of `states`; it is returned. One that failed is not waited for."""
+
+        def shown() -> bool:
+            tags = self.tags(model, version)
+            state = tags.get("promote.state", "")
+            assert state != "failed" or state in states, f"{model} {version} failed: {tags.get('promote.reason')}"
+            return state in states
+
+        until(shown, seconds, f"{model} {version} becomes {' or '.join(states)}")
         return self.state(model, version)
 
     def served(self, model: str) -> str:
@@ -202,6 +220,13 @@ class Loop:
         answer = httpx.post(self.url(model), content=PAYLOAD, headers={"content-type": "application/json"}, timeout=30)
         answer.raise_for_status()
         return answer.headers["x-model-version"]
+
+    def answers(self, model: str) -> bool:
+        """Whether a request through the gateway is answered."""
+        try:
+            return bool(self.served(model))
+        except httpx.HTTPError:
+            return False
 
     def url(self, model: str) -> str:
         return f"http://127.0.0.1:{self.ports['gateway_port']}/models/{model}/invocations"

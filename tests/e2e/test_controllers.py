@@ -14,6 +14,8 @@ from tests.e2e.conftest import installed
 from tests.e2e.loop import Loop, failed, free_ports, until
 
 PHASES = ("checking", "building", "starting", "proving", "progressing", "promoting", "rolling_back")
+LONG = ("building", "starting", "progressing", "rolling_back")
+"""Those that last for more than one round, in which a controller is hit for certain."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,10 @@ def kill_in(loop: Loop, version: int, phase: str, controller: subprocess.Popen[b
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_rollout_ends_as_it_would_have_wherever_its_controller_is_killed(mortal: Loop) -> None:
+@pytest.mark.parametrize("phases", [LONG, pytest.param(PHASES, marks=pytest.mark.nightly)], ids=["long", "every"])
+def test_a_rollout_ends_as_it_would_have_wherever_its_controller_is_killed(
+    mortal: Loop, phases: tuple[str, ...]
+) -> None:
     # given a live version under traffic
     loop, model = mortal, "mortal"
     live = loop.register(model)
@@ -55,7 +60,7 @@ def test_a_rollout_ends_as_it_would_have_wherever_its_controller_is_killed(morta
     loop.await_state(model, live, "succeeded")
     died_in = []
     with loop.traffic(model, rate=40.0) as results:
-        for phase in PHASES:
+        for phase in phases:
             # when the controller is killed in this phase of the next version's rollout, and started again
             bad = phase == "rolling_back"
             version = loop.register(model, fails=0.6 if bad else 0.0)
@@ -69,7 +74,7 @@ def test_a_rollout_ends_as_it_would_have_wherever_its_controller_is_killed(morta
             until(lambda: loop.stage(model, live) == "Production", 30, "the live version is in Production")  # noqa: B023
             # then every revision runs once, and none is left behind
             until(lambda: len(loop.processes(model)) == 1, 60, f"one revision runs after a death in {phase}")
-    assert set(died_in) >= {"building", "starting", "progressing", "rolling_back"}, died_in
+    assert set(died_in) >= set(LONG), died_in
     causes = set(failed(results))
     assert causes <= {"500"}, failed(results)
 

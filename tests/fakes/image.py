@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from registry_hooks.model_version import ModelVersion
-from serving.image import BuildState, ImageError, ImageRequest, ImageStatus
+from serving.image import BuildState, Document, ImageError, ImageRequest, ImageStatus
 
 
 class FakeImageBuilder:
@@ -18,10 +18,13 @@ class FakeImageBuilder:
         """Versions that cannot be built, and why; they can again once taken out and asked for again."""
         self.broken = False
         """While set, every method raises an `ImageError` that can be retried."""
+        self.forgets_documents = False
+        """While set, every document is lost."""
         self.built: list[ImageRequest] = []
         """Every build that was begun, in order."""
         self._looks: dict[str, int] = {}
         self._done: dict[str, ImageStatus] = {}
+        self._documents: dict[str, bytes] = {}
 
     def find(self, request: ImageRequest) -> ImageStatus:
         self._check()
@@ -42,9 +45,26 @@ class FakeImageBuilder:
         self._looks[request.key] = 0
         self.built.append(request)
 
+    def document(self, digest: str) -> bytes:
+        self._check()
+        if digest not in self._documents or self.forgets_documents:
+            raise ImageError(f"the document {digest} is lost", retryable=False)
+        return self._documents[digest]
+
     def lose(self) -> None:
         """Forget the builds under way, as a restart does."""
         self._looks.clear()
+
+    def images(self) -> set[str]:
+        """What was built and is still there."""
+        return {status.image for status in self._done.values() if status.image}
+
+    def holds(self, image: str) -> bool:
+        return image in self.images()
+
+    def forget(self, image: str) -> None:
+        """Somebody removes the image."""
+        self._done = {key: status for key, status in self._done.items() if status.image != image}
 
     def _check(self) -> None:
         if self.broken:
@@ -54,4 +74,11 @@ class FakeImageBuilder:
         if request.version in self.fails:
             return ImageStatus(BuildState.FAILED, detail=self.fails[request.version])
         digest = hashlib.sha256(f"image of {request.key}".encode()).hexdigest()
-        return ImageStatus(BuildState.READY, image=digest, lock=hashlib.sha256(b"lock").hexdigest())
+        lock = self._written("lock.txt", "numpy==2.3.5\n")
+        written = tuple(self._written(f"{name}.json", f'{{"{name}": "{digest}"}}') for name in ("provenance", "sbom"))
+        return ImageStatus(BuildState.READY, image=digest, lock=lock.digest, documents=(lock, *written))
+
+    def _written(self, name: str, text: str) -> Document:
+        document = Document(name, hashlib.sha256(text.encode()).hexdigest())
+        self._documents[document.digest] = text.encode()
+        return document

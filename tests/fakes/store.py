@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from pipelines.live import Live
 from pipelines.rollout import Event, Intent, Rollout
-from pipelines.store import Conflict, StoreError
-from registry_hooks.model_version import Channel, ChannelKind, Snapshot
+from pipelines.store import Approved, Conflict, StoreError
+from registry_hooks.model_version import Channel, ChannelKind, ModelVersion, Snapshot
 
 
 class FakeStore:
@@ -27,6 +27,7 @@ class FakeStore:
         self._lock = threading.Lock()
         self._rollouts: dict[str, Rollout] = {}
         self._lives: dict[tuple[str, Channel], Live] = {}
+        self._approved: dict[tuple[ModelVersion, str], Approved] = {}
         self._intents: dict[str, Intent] = {}
         self._outcomes: dict[str, str] = {}
         self._before = Snapshot(frozenset(), frozenset())
@@ -68,6 +69,16 @@ class FakeStore:
             kept = self._keep(live)
             self._events.extend(events)
             return kept
+
+    # `ApprovedFiles`.
+
+    def approve(self, seen: Approved) -> Approved:
+        with self._transaction():
+            return self._approved.setdefault((seen.version, seen.source), seen)
+
+    def approved(self, version: ModelVersion, source: str) -> Approved | None:
+        with self._transaction():
+            return self._approved.get((version, source))
 
     # `Inbox`.
 

@@ -45,8 +45,13 @@ class FakeTarget:
     """`ServingTarget` in memory."""
 
     def __init__(
-        self, behaviour: Behaviour = Behaviour(), clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        behaviour: Behaviour = Behaviour(),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        holds: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """`holds` tells whether an image is there."""
+        self._holds = holds
         self.behaviour = behaviour
         """Of revisions that `behaviours` does not name."""
         self.behaviours: dict[str, Behaviour] = {}
@@ -60,9 +65,15 @@ class FakeTarget:
         self._logs: dict[str, list[str]] = {}
         self._ports = 20000
 
+    def images(self) -> set[str]:
+        """Of what runs, which cannot be removed."""
+        return {running.revision.image for running in self._running.values() if not running.died}
+
     def start(self, revision: Revision) -> None:
         self._check()
         running = self._running.get(revision.id)
+        if (running is None or running.died) and not self._holds(revision.image):
+            raise TargetError(f"{revision.id}: its image {revision.image} is not there", retryable=True)
         if running is None:
             self._ports += 1
             behaviour = self._behaviour(revision)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipelines.rollout import Goal, Intent, Origin
+from pipelines.keeping import needed
+from pipelines.rollout import Goal, Intent, Origin, Phase
 from registry_hooks.model_version import ModelVersion
 from serving.revision import RevisionState
 from tests.fakes.target import Behaviour
@@ -91,12 +92,24 @@ def restart_gateway(world: World) -> None:
     world.router.restart(lose=world.dice.random() < 0.3)
 
 
+def clean(world: World) -> None:
+    """Somebody removes images that nothing needed a moment ago: a rollout may have begun since and found its own."""
+    if world.store.broken:
+        return
+    older = [rollout for rollout in world.store.active() if rollout.phase not in BEGUN_SINCE]
+    needs = needed(older, [], world.store.lives()).images
+    for image in world.builder.images() - world.target.images() - needs.keys():
+        world.builder.forget(image)
+
+
 def crash(world: World) -> None:
     """The controller is killed between two rounds."""
     world.starts()
 
 
+BEGUN_SINCE = (Phase.CHECKING, Phase.BUILDING, Phase.STARTING)
+"""Phases that a rollout may be in that began a moment ago."""
 EVENTS: list[Callable[[World], None]] = [
     promote, promote, promote, move, register, delete, command, fault, fault, death, restart_gateway, crash,
-    break_policy,
+    break_policy, clean,
 ]  # fmt: skip

@@ -14,9 +14,17 @@ from benchmarks.canary_targets import TARGETS
 
 TIMED = {"G19"}
 """How long something takes is measured, never tested."""
+LONG = {"G7", "G9"}
+"""Those that take minutes even with few replicates."""
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS.keys() - TIMED))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] if name in LONG else [])
+        for name in sorted(TARGETS.keys() - TIMED)
+    ],
+)
 def test_no_target_is_missed_by_more_than_chance(name: str) -> None:
     target, _, few = TARGETS[name]
     figures = target(few)

@@ -131,7 +131,7 @@ class WatchedTarget(FakeTarget):
     """Checks that nothing is stopped that has traffic, is live or is to be kept warm."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(clock=lambda: world.now)
+        super().__init__(clock=lambda: world.now, holds=world.builder.holds)
         self._world = world
         self.seen: dict[str, RevisionStatus] = {}
 
@@ -173,8 +173,8 @@ class World:
         rollout = replace(POLICY, shadow=shadow, labels=labels)
         self.policy = Policy(live=self.channel, pre_live=Channel.parse("Staging"), rollout=rollout)
         self.fuse = Fuse()
-        self.registry, self.target, self.router = WatchedRegistry(self), WatchedTarget(self), WatchedRouter(self)
         self.builder, self.blocks = FakeImageBuilder(self.dice.randint(1, 3)), FakeBlocks()
+        self.registry, self.target, self.router = WatchedRegistry(self), WatchedTarget(self), WatchedRouter(self)
         self.blocks.rates["churn"] = self.dice.choice((1.0, 1000.0))
         self.visited = set[Phase]()
         """Phases that rollouts were seen in."""

@@ -131,7 +131,7 @@ def at_step_2(stable: int, candidate: int) -> Block:
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_an_adversary_who_knows_the_past_gains_nothing(first: int, second: int) -> None:
     """It chooses, by all that has happened, how often both arms fail, are refused and are slow, and their requests."""
     policy = AnalysisPolicy(latency_slo_ms=500.0)

@@ -50,6 +50,18 @@ def test_tensors_survive_json(drawn: tuple[str, Array], nested: bool) -> None:
     assert again.tolist() == array.tolist()
 
 
+@pytest.mark.parametrize(("datatype", "beyond"), [("FP16", "65520"), ("FP32", "3.4028235677973366e38")])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_what_rounds_to_the_largest_number_is_that_and_what_is_beyond_is_refused(
+    datatype: str, beyond: str, sign: str
+) -> None:
+    largest = np.array([np.finfo(DATATYPES[datatype]).max]) * (-1 if sign else 1)
+    written = f"[{sign}{np.format_float_scientific(abs(largest[0]))}]"
+    assert from_json("x", datatype, (1,), msgspec.Raw(written.encode())).tolist() == largest.tolist()
+    with pytest.raises(ServingError, match="Expected float"):
+        from_json("x", datatype, (1,), msgspec.Raw(f"[{sign}{beyond}]".encode()))
+
+
 @given(arrays())
 def test_tensors_survive_bytes_and_are_those_of_the_client(drawn: tuple[str, Array]) -> None:
     datatype, array = drawn
@@ -123,8 +135,8 @@ def test_whatever_a_model_answers_is_a_tensor(answer: Array, datatype: str, data
         ("FP64", [2, 2], '[[1, 2], [3, "a"]]', "expected float | null, got str - at data[1][1]"),
         ("FP64", [1], "[1e999]", "out of range"),
         ("FP64", [1], "[true]", "got bool"),
-        ("FP32", [1], "[1e300]", "<= 3.4"),
-        ("FP16", [1], "[70000]", "<= 65504"),
+        ("FP32", [1], "[1e300]", "< 3.4"),
+        ("FP16", [1], "[70000]", "< 65520"),
         ("INT8", [2], "[1, 128]", "<= 127 - at data[1]"),
         ("INT64", [1], "[1.5]", "got float"),
         ("INT64", [1], "[null]", "got null"),

@@ -142,6 +142,11 @@ MISTAKES = [
     ("serving: {cpus: 0}", "serving.cpus: must be greater than 0, not 0"),
     ("serving: {environment: {A: 1}}", "serving.environment.A: must be a valid string, not 1"),
     ("serving: {environment: [A]}", "serving.environment: must be keys and values (key: value), not ['A']"),
+    ("serving: {replicas: 3, max_replicas: 2, cpus: 1}", "serving.max_replicas: must not be below replicas, 3, not 2"),
+    (
+        "serving: {max_replicas: 2}",
+        "serving.cpus: must be given with max_replicas: a replica is busy by its share of them",
+    ),
     ("serving: {log_drop: ['a,b']}", "serving.log_drop[0]: must not hold a comma, as 'a,b'"),
     (
         "serving: {log_drop: [a, b], log_hash: [b]}",

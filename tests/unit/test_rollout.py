@@ -106,6 +106,7 @@ BAD = blocks(ArmCount(95, 0), ArmCount(20, 10), 20)
 FEW = blocks(ArmCount(50, 0), ArmCount(50, 0), 8)
 DOUBTFUL = (*blocks(ArmCount(50, 0), ArmCount(50, 0), 6), Block(7, "r", 9, 0.0, 1.0, ArmCount(50, 0), ArmCount(50, 4)))
 OUTAGE = blocks(ArmCount(50, 25), ArmCount(50, 25), 8)
+LOADING = status(CANDIDATE, RevisionState.STARTING)
 PASSED, FAILED = (GateResult("g", passed=True),), (GateResult("g", passed=False, detail="no"),)
 
 
@@ -122,6 +123,14 @@ PASSED, FAILED = (GateResult("g", passed=True),), (GateResult("g", passed=False,
         (rollout(Phase.STARTING), seen(), Phase.PROVING),
         (rollout(Phase.STARTING), seen(revisions={}), Phase.STARTING),
         (rollout(Phase.STARTING), seen(revisions=None), Phase.STARTING),
+        (rollout(Phase.STARTING), seen(revisions={}, image=ImageStatus(BuildState.MISSING)), Phase.BUILDING),
+        (rollout(Phase.STARTING), seen(revisions={}, image=ImageStatus(BuildState.READY, "i")), Phase.STARTING),
+        (rollout(Phase.STARTING), seen(revisions=None, image=ImageStatus(BuildState.MISSING)), Phase.STARTING),
+        (
+            rollout(Phase.STARTING),
+            seen(revisions={CANDIDATE.id: LOADING}, image=ImageStatus(BuildState.MISSING)),
+            Phase.STARTING,
+        ),
         (
             rollout(Phase.STARTING),
             seen(revisions={CANDIDATE.id: status(CANDIDATE, RevisionState.FAILED, restarts=3)}),
@@ -185,6 +194,24 @@ def test_every_phase_that_is_not_final_ends_by_its_deadline(phase: Phase) -> Non
     nothing = Seen(holders=frozenset({7}))
     over = NOW + timedelta(seconds=deadline(stuck) + 1)
     assert advance(stuck, nothing, over).phase is not phase
+
+
+def test_a_candidate_that_fetches_its_model_has_its_time_anew_for_every_percent_and_for_nothing_else() -> None:
+    began, almost = rollout(Phase.STARTING), timedelta(seconds=POLICY.ready_seconds - 1)
+
+    def at(before: Rollout, now: datetime, percent: int) -> Rollout:
+        words = f"fetching the model: {percent} % of 2.1 GB"
+        told = status(CANDIDATE, RevisionState.STARTING, reason=words, fetched=percent)
+        return advance(before, seen(revisions={STABLE.id: status(STABLE), CANDIDATE.id: told}), now)
+
+    some = at(began, NOW + almost, 1)
+    more = at(some, NOW + 2 * almost, 2)
+    assert (more.phase, more.fetched, more.entered) == (Phase.STARTING, 2, NOW + 2 * almost)
+    again = at(more, NOW + 3 * almost, 1)
+    assert (again.phase, again.entered) == (Phase.STARTING, more.entered)
+    late = at(again, NOW + 4 * almost, 2)
+    assert late.phase is Phase.ROLLING_BACK
+    assert late.reason.endswith("fetching the model: 1 % of 2.1 GB")
 
 
 def test_a_step_lasts_its_time_however_clear_the_evidence() -> None:
@@ -290,6 +317,13 @@ def test_a_person_pauses_and_only_a_person_resumes_but_a_bad_candidate_goes_back
     assert advance(held, seen(5, "r/0", asked=(intent(Goal.RESUME),)), LATER).phase is Phase.PROGRESSING
 
 
+def test_what_a_bad_candidate_says_of_itself_is_in_the_reason() -> None:
+    known = {r.id: status(r, reason="want of memory" if r is CANDIDATE else "") for r in (STABLE, CANDIDATE)}
+    back = advance(rollout(Phase.PROGRESSING), seen(5, "r/0", blocks=BAD, revisions=known), LATER)
+    assert "error rate above" in back.reason
+    assert back.reason.endswith("the candidate says: want of memory")
+
+
 def test_halted_where_the_stable_revision_does_not_come_back() -> None:
     only = seen(50, "r/1", revisions={CANDIDATE.id: status(CANDIDATE)})
     after = advance(rollout(Phase.ROLLING_BACK, reason="worse"), only, NOW + timedelta(seconds=601))
@@ -370,3 +404,19 @@ def test_own_writes_are_known_from_the_saved_state_alone() -> None:
     assert (STABLE.version, PRODUCTION, Change.ENTERED) in expected(rollout(Phase.FAILED))
     assert expected(rollout(Phase.CHECKING, claimed=False)) == {(CANDIDATE.version, PRODUCTION, Change.ENTERED)}
     assert expected(rollout(Phase.CHECKING)) == frozenset()
+
+
+def test_a_build_that_failed_tells_the_builders_own_explanation() -> None:
+    why = "Because homemade depends on numpy<1 and you require numpy>=2, your requirements are unsatisfiable."
+    gone_back = advance(rollout(Phase.BUILDING), seen(image=ImageStatus(BuildState.FAILED, detail=why)), NOW)
+    assert gone_back.phase is Phase.ROLLING_BACK
+    assert why in gone_back.reason
+
+
+def test_making_the_image_is_a_gate_that_shows_the_resolvers_own_words_once() -> None:
+    conflict = "Because a depends on b>=2 and you require b<2, your requirements are unsatisfiable."
+    back = advance(rollout(Phase.BUILDING), seen(image=ImageStatus(BuildState.FAILED, detail=conflict)), NOW)
+    assert back.gates == (GateResult("image", passed=False, detail=conflict),)
+    again = rollout(Phase.BUILDING, gates=back.gates)
+    starting = advance(again, seen(image=ImageStatus(BuildState.READY, "image-7")), NOW)
+    assert starting.gates == (GateResult("image", passed=True, detail="image-7"),)

@@ -56,12 +56,14 @@ def made(folder: Path, workers: int = 1, plan: Plan = PLAN) -> tuple[Service, Do
 def test_a_server_says_how_far_it_is(tmp_path: Path) -> None:
     service, engine, _ = made(tmp_path)
     seen = [service.state]
+    assert service.told()["detail"] == "the model is being loaded"
     asyncio.run(service.start(engine))
     for health in (Health(ready=True), Health(ready=True, trouble="it limps"), Health(ready=False, trouble="it fell")):
         engine.said = health
         seen.append(service.state)
-    assert service.told()["warnings"] == ["it fell"]
+    assert (service.told()["warnings"], service.told()["detail"]) == (["it fell"], "it fell")
     service.stopping = True
+    assert service.told()["detail"] == ""
     assert [*seen, service.state] == [State.STARTING, State.READY, State.DEGRADED, State.STARTING, State.STOPPING]
 
 

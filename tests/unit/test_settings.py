@@ -12,6 +12,7 @@ from pipelines.policy import Policy
 from pipelines.settings import Settings, SettingsError, load
 
 TOKEN = "a token that nobody guesses"
+A_STORE = "the http, https, s3, gs, abfs or az URL of a store, without credentials"
 SECRET = "hunter2"
 
 
@@ -96,11 +97,15 @@ def test_empty_variables_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("PROMOTE_POLL_SECONDS", "0", "must be greater than 0, not '0'"),
         ("PROMOTE_POLL_SECONDS", "soon", "must be seconds or a duration such as 30s, 10m or 24h, not 'soon'"),
         ("PROMOTE_POLL_SECONDS", "inf", "must be a finite number, not 'inf'"),
-        ("PROMOTE_TARGET", "moon", "must be 'local', not 'moon'"),
+        ("PROMOTE_TARGET", "moon", "must be 'local', 'docker', 'podman' or 'kubernetes', not 'moon'"),
         ("PROMOTE_MLFLOW_URI", "sqlite:///x", "must be the http:// or https:// address of an MLflow server"),
         ("MLFLOW_TRACKING_URI", "databricks", "must be the http:// or https:// address of an MLflow server"),
+        ("PROMOTE_BAKED_MODEL_MB", "-1", "must be greater than or equal to 0, not '-1'"),
+        ("PROMOTE_ARTIFACTS_URL", "mlflow:5000", f"must be {A_STORE}"),
+        ("PROMOTE_ARTIFACTS_URL", "https://me:hunter2@x/y", f"must be {A_STORE}"),
         ("PROMOTE_STORE", "mysql://root:hunter2@x/y", "must begin with sqlite:/// or postgresql+psycopg://"),
         ("PROMOTE_TOKEN", "hunter2", "must have at least 16 characters"),
+        ("PROMOTE_PACKAGE_INDEX", "me:hunter2@index", "must be the http:// or https:// address of a package index"),
         ("PROMOTE_WEBHOOK_SECRET", "hunter2", "must have at least 16 characters"),
         ("PROMOTE_PORL_SECONDS", "5", "is not known; did you mean PROMOTE_POLL_SECONDS?"),
     ],
@@ -197,6 +202,8 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
         "TOKEN": f"{SECRET} and more of it",
         "WEBHOOK_SECRET": f"{SECRET} and more of it",
         "LOG_KEY": f"{SECRET} and more of it",
+        "PACKAGE_INDEX": f"https://me:{SECRET}@index/simple",
+        "PACKAGE_EXTRA_INDEXES": f"https://me:{SECRET}@one/simple https://me:{SECRET}@two/simple",
         "STORE": f"postgresql+psycopg://me:{SECRET}@db/x",
         "NOTIFY": f"slack://{SECRET}",
         "MLFLOW_URI": f"http://me:{SECRET}@mlflow",

