@@ -62,10 +62,9 @@ def serve(controller: SmallController, port: int) -> Iterator[SmallController]:
         thread.join()
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> float:
-    """Poll until `true`; how long it took. Fails after `seconds`."""
+def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Poll until `true`, failing after `seconds`."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds, f"did not come true within {seconds} s"
         time.sleep(0.01)
-    return time.monotonic() - began

@@ -179,7 +179,7 @@ def test_closing_ends_a_look_that_waits(tmp_path: Path) -> None:
     until(lambda: "trying again" in approvals.progress(tried), SECONDS)
     began = time.monotonic()
     approvals.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4.5
 
 
 PICKLED = """

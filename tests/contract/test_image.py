@@ -241,7 +241,7 @@ def test_closing_ends_a_build_that_waits_and_leaves_it_missing(builder_home: Pat
     assert registry.asked.wait(20)
     began = time.monotonic()
     builder.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert builder.find(request_for("churn")).state is BuildState.MISSING
 
 
@@ -401,7 +401,7 @@ def test_closing_ends_a_model_that_is_being_compiled(empty_home: Path, churn_mod
         time.sleep(0.02)
     began = time.monotonic()
     builder.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert builder.find(request_for("churn")).state is BuildState.MISSING
     assert gone(int(pids.read_text())), "what the model started runs on"
 

@@ -185,10 +185,11 @@ def test_a_request_that_is_too_large_is_refused_and_the_server_goes_on(moody: Sc
 def test_health_is_answered_during_a_prediction(moody: ScoringServer) -> None:
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(mood, moody, "sleep 1")
+        meanwhile = 0
         while not slow.done():
-            began = time.monotonic()
             assert moody.client.get("/health").status_code == 200
-            assert time.monotonic() - began < 0.9
+            meanwhile += not slow.done()
+        assert meanwhile > 2
         assert slow.result().status_code == 200
 
 
@@ -199,8 +200,8 @@ def test_a_request_says_how_long_it_may_take(moody: ScoringServer, header: str) 
         return mood(moody, how, **headers)
 
     began = time.monotonic()
-    answer = within("100", "sleep 0.5")
-    assert time.monotonic() - began < 0.45
+    answer = within("100", "sleep 3")
+    assert time.monotonic() - began < 2.9
     assert (answer.status_code, answer.json()["error_code"]) == (504, "DEADLINE_EXCEEDED")
     assert within("60000").status_code == 200
     assert within("soon").status_code == 400

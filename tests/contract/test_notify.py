@@ -69,7 +69,7 @@ def test_nobody_there_is_an_error(channel: Callable[[str], Notifier]) -> None:
 def test_the_log_takes_an_alert(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         LogNotifier().notify(ALERT)
-    [record] = caplog.records
+    [record] = [record for record in caplog.records if record.name == "monitoring.notify"]
     assert record.levelno == logging.WARNING
     assert record.getMessage() == "churn: predictions drifted. Look at it. (http://127.0.0.1/7)"
 

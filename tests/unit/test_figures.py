@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import timeit
 from dataclasses import dataclass
 
 import pytest
@@ -139,12 +138,6 @@ def test_the_first_connection_is_left_to_the_first_process_since_it_checks_answe
     assert not figures.crowded()
     figures.be(1)
     assert figures.crowded()
-
-
-def test_a_figure_costs_next_to_nothing() -> None:
-    figures = Figures("churn", 7)
-    took = min(timeit.repeat(lambda: figures.stage(Stage.QUEUE, 0.0003), number=1000, repeat=20)) / 1000
-    assert took < 2e-6
 
 
 @dataclass
