@@ -108,8 +108,9 @@ class Context:
                 "RUN apt-get update && apt-get install --yes --no-install-recommends "
                 f"{' '.join(sorted(self.system))} && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*"
             )
+        lines += _running(self.running)  # first, since an engine takes anew all that stands below what changed
         lines += [f"COPY {ROOT}/{layer} /{layer}" for layer in self.layers]
-        return "".join(f"{line}\n" for line in (*lines, *_running(self.running)))
+        return "".join(f"{line}\n" for line in lines)
 
     @property
     def digest(self) -> str:
