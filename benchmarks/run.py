@@ -27,6 +27,7 @@ PARTS = (
     "canary_live",
     "prediction_log",
     "images",
+    "cluster_loop",
     "cluster_scale",
     "serving",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.loop import Loop
+from tests.e2e.loop import PORTS, Loop, free_ports
+from tests.fixtures.cluster import NODE_PORTS, connection, namespace
 from tests.fixtures.engines import KEPT, engine_of, tagged
+from tests.fixtures.registries import open_registry
 from tests.fixtures.revisions import end_revisions, with_kept_environments
 
 
@@ -54,3 +57,26 @@ def installed_in(kind: str, home: Path, engine: str = "", **more: Any) -> Iterat
         assert not direct.api.networks(names=[name])
     finally:
         direct.close()
+
+
+@contextmanager
+def installed_in_cluster(home: Path, **more: Any) -> Iterator[Loop]:
+    """The same in a namespace of the cluster, its gateway at a port of the node; the test is skipped without one."""
+    where, registry = connection(), open_registry()
+    direct = engine_of("docker", f"promote-tests-{uuid.uuid4().hex[:8]}")
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True)) | {"gateway_port": random.choice(NODE_PORTS)}
+    with namespace(where) as space:
+        repository = f"{registry}/{space}"
+        told = {
+            "PROMOTE_NAMESPACE": space,
+            "PROMOTE_IMAGE_REPOSITORY": repository,
+            "PROMOTE_GATEWAY_SERVICE": "NodePort",
+        }
+        place = {"target": "kubernetes", "installation": direct.installation, "told": told, "ports": ports}
+        try:
+            with contextmanager(installed)(home, **place, **more) as loop:
+                yield loop
+        finally:
+            for tag in direct.images(repository):
+                direct.remove_image(tag)
+            direct.close()

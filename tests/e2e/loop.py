@@ -85,6 +85,8 @@ class Loop:
     """Its name in an engine."""
     engine: str = ""
     """Where the engine is; where its own tools would find it without."""
+    told: dict[str, str] = field(default_factory=dict)
+    """More settings, by their names as variables."""
     ports: dict[str, int] = field(default_factory=lambda: dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
     controllers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -107,9 +109,19 @@ class Loop:
             "PROMOTE_TARGET": self.target,
             "PROMOTE_INSTALLATION": self.installation,
             "PROMOTE_ENGINE": self.engine,
+            **self.told,
         }
         base = {key: value for key, value in os.environ.items() if not key.startswith(("PROMOTE_", "MLFLOW_"))}
-        return {**base, **ours, **store, **place, "PROMOTE_HOME": str(self.home), "PROMOTE_POLL_SECONDS": "2", **more}
+        return {
+            **base,
+            **ours,
+            **store,
+            **place,
+            "PROMOTE_HOME": str(self.home),
+            "PROMOTE_POLL_SECONDS": "2",
+            **self.told,
+            **more,
+        }
 
     def prepare(self) -> None:
         policies = self.home / "policies"

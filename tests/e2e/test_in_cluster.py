@@ -28,7 +28,7 @@ from pipelines.cluster_manifests import CONTROLLER, PART_OF
 from serving.cluster import DEPLOYMENTS, EVENTS, PODS, Cluster, Kind
 from serving.kubernetes_objects import INSTALLATION, Object
 from tests.e2e.loop import PORTS, PROGRAM, Loop, answers, failed, until
-from tests.fixtures.cluster import connection, namespace
+from tests.fixtures.cluster import NODE_PORTS, connection, namespace
 from tests.fixtures.engines import engine_of
 from tests.fixtures.gateway import free_port
 from tests.fixtures.registries import open_registry
@@ -38,7 +38,6 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.docker, pytest.mark.nightly, p
 
 MODEL = "inside"
 TOKEN = "a-token-of-these-tests"
-NODE_PORTS = range(30100, 32700)
 BASE = "python:3.11-slim"
 KINDS = [
     DEPLOYMENTS,
