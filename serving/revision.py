@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 
@@ -17,7 +17,11 @@ from registry_hooks.model_version import ModelVersion
 
 @dataclass(frozen=True, slots=True)
 class RevisionSettings:
-    """How a revision runs; part of its identity."""
+    """How a revision runs; part of its identity.
+
+    What is as the defaults have it does not count there, so that what serves is not started anew under another name where
+    a newer release can set more. Therefore a default is never changed.
+    """
 
     workers: int = 1
     """Processes of each model server that share its port."""
@@ -40,6 +44,15 @@ class RevisionSettings:
     node_labels: tuple[tuple[str, str], ...] = ()
     """Labels of the nodes that may run it, sorted by name (target `kubernetes`)."""
 
+    @property
+    def chosen(self) -> tuple[tuple[str, object], ...]:
+        """What differs from the defaults, sorted by name."""
+        pairs = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return tuple(sorted(pair for pair in pairs if pair not in _DEFAULTS))
+
+
+_DEFAULTS = [(one.name, one.default) for one in fields(RevisionSettings)]
+
 
 @dataclass(frozen=True, slots=True)
 class Revision:
@@ -53,7 +66,7 @@ class Revision:
     @property
     def id(self) -> str:
         """Stable name, safe in file names, Envoy clusters and labels: ``churn-v7-3f9a1c20be``."""
-        digest = hashlib.sha256(repr((self.version, self.image, self.settings)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((self.version, self.image, self.settings.chosen)).encode()).hexdigest()
         name = "".join(c if c.isalnum() else "-" for c in self.version.model.lower())[:40].strip("-") or "model"
         return f"{name}-v{self.version.version}-{digest[:10]}"
 
