@@ -19,8 +19,8 @@ from registry_hooks.model_version import ModelVersion
 class RevisionSettings:
     """How a revision runs; part of its identity.
 
-    What is as the defaults have it does not count there, so that what serves is not started anew under another name where
-    a newer release can set more. Therefore a default is never changed.
+    What is as the defaults have it does not count there, so that what serves is not started anew under another name
+    where a newer release can set more. Therefore a default is never changed.
     """
 
     workers: int = 1
