@@ -34,6 +34,7 @@ _COMMAND = f"#!{HOME}/bin/python\nfrom pipelines.cli import main\nmain()\n"
 def controller_image(depot: Depot, repository: str, base: str, tell: Callable[[str], None]) -> str:
     """Its name with its digest, below `repository` in its registry, where it is made if it is not there.
 
+    From then on it is the ``latest`` there, too.
     `base` may have ``{python}`` in it. Raises `ClientError`.
     """
     below = base.format(python=_PYTHON)
@@ -47,8 +48,10 @@ def controller_image(depot: Depot, repository: str, base: str, tell: Callable[[s
                 depot.build(_packages(Path(folder), lock, below, tell), packages, tell)
             context = _own(packages)
             tag = f"{repository}/controller:{context.digest[:20]}"
-            if depot.image(tag) is None:
-                depot.build(context, tag, tell)
+            latest = f"{repository}/controller:latest"
+            for name in (tag, latest):
+                if depot.image(name) is None or depot.image(name) != depot.image(tag):
+                    depot.build(context, name, tell)
             return f"{repository}/controller@{depot.push(tag)}"
     except EngineError as error:
         hint = "log in to the registry, or name one that answers by --repository"

@@ -97,16 +97,17 @@ class Inside:
         made["metadata"]["namespace"] = self.namespace
         self.cluster.apply(made)
 
-    def publish(self, name: str, port: int, node_port: int) -> None:
-        """Make a Service reachable from this machine."""
-        ports = [{"name": "http", "port": port, "targetPort": "http", "nodePort": node_port, "protocol": "TCP"}]
-        self.cluster.change(Kind("v1", "services"), name, {"spec": {"type": "NodePort", "ports": ports}})
-
     def left(self, label: str) -> dict[str, list[str]]:
         """What the cluster has with that label, by kind."""
         kinds = [*KINDS, Kind(self.cluster.budgets(), "poddisruptionbudgets")]
         found = {kind.plural: self.cluster.list(kind, labelSelector=label)[0] for kind in kinds}
         return {kind: [one["metadata"]["name"] for one in objects] for kind, objects in found.items() if objects}
+
+
+def publish(cluster: Cluster, name: str, port: int, node_port: int) -> None:
+    """Make a Service reachable from this machine."""
+    ports = [{"name": "http", "port": port, "targetPort": "http", "nodePort": node_port, "protocol": "TCP"}]
+    cluster.change(Kind("v1", "services"), name, {"spec": {"type": "NodePort", "ports": ports}})
 
 
 @contextmanager
@@ -159,7 +160,7 @@ def with_mlflow(there: Inside, image: str) -> None:
         if made["kind"] == "Deployment":
             made["spec"]["template"]["spec"]["containers"][0]["image"] = image
         there.apply(made)
-    there.publish("mlflow", 5000, there.ports["mlflow_port"])
+    publish(there.cluster, "mlflow", 5000, there.ports["mlflow_port"])
 
 
 def controllers(there: Inside) -> list[str]:
@@ -187,7 +188,7 @@ def test_a_team_with_nothing_but_a_cluster(inside: Inside) -> None:
     with_mlflow(there, image)
     told = there.command("install", "--image", image, "--registry-url", there.registry_url)
     assert told["namespace"] == there.namespace
-    there.publish(CONTROLLER, 8400, there.ports["api_port"])
+    publish(there.cluster, CONTROLLER, 8400, there.ports["api_port"])
     until(lambda: answers(f"{person.mlflow_url}/health"), 240, "MLflow answers")
     # when a person moves a version to Production
     first = person.register(MODEL)
