@@ -22,8 +22,10 @@ from pipelines.platforms import (
     Origins,
     Store,
     container_builds,
+    fetching_of,
     gateway_settings,
     image_names,
+    large_models,
     server_environment,
 )
 from pipelines.settings import ImageMaker, Settings, SettingsError
@@ -32,6 +34,7 @@ from serving.builds import Builds
 from serving.cluster import CONFIG_MAPS, Cluster, ClusterError, connect, in_a_pod
 from serving.cluster_access import Access, Inside, Outside
 from serving.cluster_gateway import ClusterGateway, GatewayPods, bootstrap_of
+from serving.cluster_secrets import ServerSecrets
 from serving.cluster_tables import ConfigMapTables
 from serving.cluster_view import View, Watched
 from serving.docker_gateway import pod_image
@@ -42,7 +45,9 @@ from serving.kubernetes_objects import ClusterSettings
 from serving.large_models import LargeModels
 from serving.local_image import LocalImages
 from serving.local_stock import LocalShelf
+from serving.pod_health import PodHealth
 from serving.registry_depot import depot_of
+from serving.runtime.fetch_source import ARTIFACTS_URL
 from serving.signing import SigningKey
 from serving.stock import Kind, Stock
 
@@ -50,6 +55,8 @@ _logger = logging.getLogger(__name__)
 
 _TAKE_SECONDS = 15.0
 """How long the gateway's pods may take to follow a table: usually one or two, by way of their kubelets."""
+_ASKED_INSIDE, _ASKED_OUTSIDE = 10.0, 1.0
+"""How many servers that are ready are asked in a second how they are; from outside, by way of the cluster's server."""
 
 
 class RegistryImages:
@@ -59,7 +66,7 @@ class RegistryImages:
         self._settings = settings
         self.names = image_names(settings)
         self.depot = depot_of(self.names.repository, settings.registry_url)
-        self.in_registry = self.depot.holds
+        self.in_registry, self.labels = self.depot.holds, self.depot.labels
 
     def builder(
         self, images: LocalImages, signing: SigningKey | None, origins: Origins, large: LargeModels | None
@@ -116,10 +123,23 @@ class ClusterPlatform:
             settings.namespace,
             settings.installation,
             settings.predictions if stored else "",
-            server_environment(settings),
+            environment_secrets=self._secrets.every,
             pull_secrets=settings.pull_secrets,
             log_claim=claim,
+            models_claim=settings.models_claim or "",
+            fetching={ARTIFACTS_URL: fetching_of(settings)[ARTIFACTS_URL]},
+            fetching_secrets=self._secrets.fetching,
         )
+
+    @cached_property
+    def _secrets(self) -> ServerSecrets:
+        settings = self._settings
+        fetching = {name: value for name, value in fetching_of(settings).items() if name != ARTIFACTS_URL}
+        return ServerSecrets(self._cluster, settings.installation, server_environment(settings), fetching)
+
+    @cached_property
+    def _health(self) -> PodHealth:
+        return PodHealth(self._access, _ASKED_INSIDE if in_a_pod() else _ASKED_OUTSIDE)
 
     def _gateway_objects(self) -> GatewayObjects:
         settings = self._settings
@@ -144,12 +164,18 @@ class ClusterPlatform:
 
     def target(self) -> KubernetesTarget:
         return KubernetesTarget(
-            self._settings.home, self._cluster, self._view, self._cluster_settings, self._images.in_registry
+            self._settings.home,
+            self._cluster,
+            self._view,
+            self._cluster_settings,
+            self._images.in_registry,
+            labels=self._images.labels,
+            secrets=self._secrets,
+            health=self._health,
         )
 
     def builder(self, images: LocalImages, signing: SigningKey | None, origins: Origins) -> Builds:
-        """Every model goes into its image, however large."""
-        return self._images.builder(images, signing, origins, None)
+        return self._images.builder(images, signing, origins, large_models(self._settings, origins))
 
     def stock(self) -> Stock:
         return self._images.stock()
@@ -163,15 +189,18 @@ class ClusterPlatform:
         return ClusterLease(self._cluster, self._settings.installation) if a_file and in_a_pod() else store
 
     def chores(self, store: Store) -> Sequence[Callable[[], object]]:
-        """`kubectl` shows what the store says."""
-        return (Showing(self._cluster, self._view, store, store).look,)
+        """`kubectl` shows what the store says, and Secrets hold what is valid now."""
+        return (Showing(self._cluster, self._view, store, store).look, self._secrets.renew)
 
     def purge(self) -> None:
-        """What is left of the gateway, and the images in the engine; those in the registry stay."""
+        """What is left of the gateway, Secrets, and the images in the engine; those in the registry stay."""
         self.gateway.purge()
+        self._secrets.purge()
         self._images.purge()
 
     def close(self) -> None:
+        if "_health" in self.__dict__:
+            self._health.close()
         self._view.close()
         self._config_maps.close()
         self._cluster.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -143,6 +143,21 @@ def server_environment(settings: Settings) -> dict[str, str]:
     return {"PREDICTION_LOG_KEY": settings.log_key.get_secret_value()} if settings.log_key is not None else {}
 
 
+def artifacts_of(settings: Settings) -> str:
+    """Where containers reach MLflow's artifacts."""
+    return artifacts_at(settings.mlflow_address, settings.artifacts_url)
+
+
+def fetching_of(settings: Settings) -> dict[str, str]:
+    """What servers are told that fetch their model."""
+    return fetching(settings.mlflow_address, artifacts_of(settings), os.environ)
+
+
+def large_models(settings: Settings, origins: Origins) -> LargeModels:
+    """Which models are not put into images."""
+    return LargeModels(settings.baked_model_mb * MEGABYTE, origins, artifacts_of(settings))
+
+
 class _OnOneMachine:
     """What platforms of one machine have in common."""
 
@@ -207,6 +222,10 @@ class EngineImages:
         """Whether the image's registry has it."""
         return self.engine.in_registry(reference)
 
+    def labels(self, reference: str) -> Mapping[str, str]:
+        """What an image says of itself."""
+        return self.engine.labels(reference)
+
     def builder(
         self, images: LocalImages, signing: SigningKey | None, origins: Origins, large: LargeModels | None
     ) -> Builds:
@@ -244,11 +263,6 @@ class EnginePlatform(_OnOneMachine):
     def _door(self) -> Door:
         return door_of(self._settings.home / "gateway", gateway_settings(self._settings))
 
-    @property
-    def _artifacts(self) -> str:
-        """Where containers reach MLflow's artifacts."""
-        return artifacts_at(self._settings.mlflow_address, self._settings.artifacts_url)
-
     def logs(self) -> Sequence[Log]:
         return [LogFile(self.gateway.files.access_log, self.gateway.reopen_log)]
 
@@ -261,12 +275,11 @@ class EnginePlatform(_OnOneMachine):
             self._door,
             settings.predictions,
             server_environment(settings),
-            fetching=fetching(settings.mlflow_address, self._artifacts, os.environ),
+            fetching=fetching_of(settings),
         )
 
     def builder(self, images: LocalImages, signing: SigningKey | None, origins: Origins) -> Builds:
-        large = LargeModels(self._settings.baked_model_mb * MEGABYTE, origins, self._artifacts)
-        return self._images.builder(images, signing, origins, large)
+        return self._images.builder(images, signing, origins, large_models(self._settings, origins))
 
     def stock(self) -> Stock:
         return self._images.stock()

@@ -204,7 +204,7 @@ class Settings(BaseSettings):
     registry_url: Annotated[str, AfterValidator(_registry)] | None = None
     """Where the controller reaches the registry of `image_repository`, if not at its name: `http://registry:5000`."""
     baked_model_mb: Annotated[int, Field(ge=0)] = 1024
-    """Largest model, in MiB, that is put into its image; servers fetch a larger one when they start (engines only)."""
+    """Largest model, in MiB, that is put into its image; servers fetch a larger one when they start (not `local`)."""
     artifacts_url: Annotated[str, AfterValidator(_store)] | None = None
     """Where containers reach what MLflow keeps at `mlflow-artifacts:/`; at the MLflow server's address without."""
     keep_images: Annotated[int, Field(ge=1)] = 3
@@ -255,6 +255,8 @@ class Settings(BaseSettings):
     """Folder or fsspec URL of the prediction log; `predictions` in `home` without."""
     predictions_claim: str | None = None
     """PersistentVolumeClaim that pods of a cluster mount where `predictions` is a folder: that of the same volume."""
+    models_claim: str | None = None
+    """PersistentVolumeClaim (ReadWriteMany) to which pods of a cluster fetch large models; without, each for itself."""
     log_key: Secret | None = None
     """Key of the hashes that policies ask for by `log_hash`: without one, what can be guessed can be found again."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(default=(), repr=False)

@@ -254,6 +254,13 @@ class Engine:
                 return digest[1]
         raise EngineError(f"{repository} took the image and told no digest", retryable=False)
 
+    def labels(self, reference: str) -> Mapping[str, str]:
+        """What the image says of itself; it is had from its registry where it is not here."""
+        if self.image(reference) is None:
+            self.pull(reference)
+        with translated(f"look at the image {reference}"):
+            return dict(self.api.inspect_image(reference)["Config"]["Labels"] or {})
+
     def in_registry(self, reference: str) -> bool:
         """Whether the image's registry has it; one that is named by its id alone is of none."""
         if reference.startswith("sha256:"):

@@ -19,10 +19,9 @@ from registry_hooks.model_version import ModelVersion
 from serving.compile_step import proof_of
 from serving.depot import Depot, own_architecture
 from serving.docker_stock import FOLDER
-from serving.docker_volumes import MANIFEST
 from serving.engine_errors import EngineError
 from serving.image import ImageError, ImageRequest
-from serving.image_context import HOME, VERSION, Context, model_context, packages_context
+from serving.image_context import HOME, MANIFEST, MANIFEST_BYTES, VERSION, Context, model_context, packages_context
 from serving.image_packages import Rule, digest_of_rules, lay_out, rules_for
 from serving.large_models import LargeModels
 from serving.local_image import LocalImage, LocalImages
@@ -124,7 +123,8 @@ class DockerImages:
         if manifest is None:
             return model_context(packages, local.model, local.plan, labels)
         manifest.write(folder)
-        return model_context(packages, folder, local.plan, labels | {MANIFEST: manifest.digest}, fetched=True)
+        told = labels | {MANIFEST: manifest.digest, MANIFEST_BYTES: str(manifest.size)}
+        return model_context(packages, folder, local.plan, told, fetched=True)
 
     def _check_platform(self) -> None:
         """Packages are chosen and the model is tried out here, so the engine's machine has to be of the same kind."""

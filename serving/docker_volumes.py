@@ -11,9 +11,8 @@ from docker.errors import APIError, NotFound
 
 from serving.docker_engine import LABEL, Engine
 from serving.engine_errors import translated
+from serving.image_context import MANIFEST
 
-MANIFEST = "promote.manifest"
-"""Label of an image whose model is fetched: the digest of the manifest in it."""
 _IN_USE = 409
 
 

@@ -28,6 +28,8 @@ PORT = 8080
 """Where the model server listens in its container."""
 CACHE = f"{HOME}/model/cache"
 """Where a volume comes to which the server fetches a model that is not in the image."""
+MANIFEST, MANIFEST_BYTES = "promote.manifest", "promote.manifest-bytes"
+"""Labels of an image whose model is fetched: the digest of the manifest in it, and how large the model is."""
 ROOT = "root"
 """The folder of the context that becomes the root of the image."""
 STOP_SIGNAL = "SIGTERM"

@@ -14,11 +14,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from serving.cluster import DEPLOYMENTS, Cluster, ClusterError
+from serving.cluster_secrets import ServerSecrets
 from serving.cluster_view import View
 from serving.engine_errors import EngineError
+from serving.kubernetes_models import fetched_of
 from serving.kubernetes_objects import (
     CONTAINER,
     INSTALLATION,
@@ -44,6 +47,7 @@ from serving.kubernetes_reading import (
     unfinished,
 )
 from serving.local_state import keep, tail
+from serving.pod_health import PodHealth
 from serving.revision import Revision, RevisionStatus
 from serving.target import TargetError
 
@@ -66,14 +70,23 @@ class KubernetesTarget:
         settings: ClusterSettings,
         holds: Callable[[str], bool],
         settled_seconds: float = SETTLED_SECONDS,
+        *,
+        labels: Callable[[str], Mapping[str, str]] = lambda _: {},
+        secrets: ServerSecrets | None = None,
+        health: PodHealth | None = None,
     ) -> None:
-        """`view`: of the same cluster; `holds`: whether a registry from which the cluster pulls has an image."""
+        """`view`: of the same cluster; `holds`: whether a registry from which the cluster pulls has an image.
+
+        `labels`: of an image in that registry; raises `EngineError`. `secrets`: those that `settings` names. `health`:
+        what asks servers how they are, besides the cluster's own probes.
+        """
         self._home = home.absolute()
         self._cluster = cluster
         self._view = view
         self._settings = settings
         self._holds = holds
         self._settled_seconds = settled_seconds
+        self._labels, self._secrets, self._health = labels, secrets, health
         self._guard = threading.RLock()
         self._words: dict[tuple[str, int], tuple[str, ...]] = {}
         """Last lines of containers that died, by their pod's uid and which death of it that was."""
@@ -97,7 +110,12 @@ class KubernetesTarget:
             found = [(revision_of(one), one) for one in self._view.deployments.all()]
             for one in (one for revision, one in found if revision is None):
                 _logger.warning("the annotations of Deployment %s do not say what it is", one["metadata"]["name"])
-            ours = [(revision, self._seen(one, pods, warnings)) for revision, one in found if revision is not None]
+            said = self._health.look([pod for some in pods.values() for pod in some]) if self._health else {}
+            ours = [
+                (revision, replace(self._seen(one, pods, warnings), said=said))
+                for revision, one in found
+                if revision is not None
+            ]
             self._forget_words([seen for _, seen in ours])
             return {revision.id: read(revision, seen, self._settings) for revision, seen in ours}
 
@@ -118,13 +136,16 @@ class KubernetesTarget:
             return tuple(now) or tail(self._home / "logs" / f"{revision_id}.log", lines)
 
     def _make(self, revision: Revision) -> None:
-        owner = self._cluster.apply(deployment(revision, self._settings, paused=True))
+        fetched = fetched_of(self._labels(revision.image))
+        if self._secrets:
+            self._secrets.ensure(fetches=fetched is not None)
+        owner = self._cluster.apply(deployment(revision, self._settings, paused=True, fetched=fetched))
         self._cluster.apply(service(revision, self._settings, owner))
         if max(revision.settings.replicas, revision.settings.max_replicas or 1) > 1:
             self._cluster.apply(budget(revision, self._settings, owner, self._cluster.budgets()))
         if revision.settings.max_replicas is not None:
             self._cluster.apply(autoscaler(revision, self._settings, owner, self._cluster.autoscalers()))
-        self._view.deployments.take(self._cluster.apply(deployment(revision, self._settings)))
+        self._view.deployments.take(self._cluster.apply(deployment(revision, self._settings, fetched=fetched)))
 
     def _check_image(self, revision: Revision) -> None:
         if not self._holds(revision.image):

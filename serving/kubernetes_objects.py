@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from serving.image_context import HOME, PORT, USER
+from serving.image_context import CACHE, HOME, PORT, USER
+from serving.kubernetes_models import MOUNT, Fetched
 from serving.revision import Address, Revision
 
 Object = dict[str, Any]
@@ -66,10 +67,18 @@ class ClusterSettings:
     pause_seconds: float = 5.0
     """A pod that is to end goes on for so long before it is told, while everybody learns not to ask it any more."""
     startup_seconds: int = 1800
-    """A server that is not ready so long after its start is started again. The policy's `ready` is mostly shorter."""
+    """A server that is not ready so long after its start is started again. The policy's `ready` is mostly shorter.
+
+    One that fetches its model has what that may take besides."""
 
     log_claim: str = ""
     """PersistentVolumeClaim on which predictions are logged instead, which every node can mount; empty for none."""
+    models_claim: str = ""
+    """PersistentVolumeClaim to which servers fetch models, which every node can mount; each pod by itself without."""
+    fetching: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Variables of servers that fetch their models, and of no others; see `environment`."""
+    fetching_secrets: tuple[str, ...] = ()
+    """Names of Secrets whose keys are variables of those too."""
 
     def __post_init__(self) -> None:
         for name in ("namespace", "installation"):
@@ -106,14 +115,19 @@ def address_of(revision_id: str, settings: ClusterSettings) -> Address:
     return Address(f"{name_of(revision_id)}.{settings.namespace}.svc", PORT)
 
 
-def deployment(revision: Revision, settings: ClusterSettings, *, paused: bool = False) -> Object:
-    """The Deployment; one that is `paused` has no pods, so that its Service can be there before them."""
+def deployment(
+    revision: Revision, settings: ClusterSettings, *, paused: bool = False, fetched: Fetched | None = None
+) -> Object:
+    """The Deployment; one that is `paused` has no pods, so that its Service can be there before them.
+
+    `fetched`: the revision's model, where that is not in the image.
+    """
     metadata = {"labels": _labels(revision, settings), "annotations": scraped(PORT)}
-    pods = {"metadata": metadata, "spec": _pod(revision, settings)}
+    pods = {"metadata": metadata, "spec": _pod(revision, settings, fetched)}
     spec: Object = {
         "replicas": revision.settings.replicas,
         "revisionHistoryLimit": 0,
-        "progressDeadlineSeconds": settings.startup_seconds + 1,
+        "progressDeadlineSeconds": _startup_seconds(settings, fetched) + 1,
         "selector": {"matchLabels": _selector(revision, settings)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "template": pods,
@@ -209,7 +223,7 @@ def _label(text: str) -> str:
     return re.sub("[^A-Za-z0-9_.-]", "-", text)[:_NAME_LENGTH].strip("-_.")
 
 
-def _pod(revision: Revision, settings: ClusterSettings) -> Object:
+def _pod(revision: Revision, settings: ClusterSettings, fetched: Fetched | None) -> Object:
     user, group = (int(part) for part in USER.split(":"))
     drain = settings.pause_seconds + revision.settings.drain_seconds
     spec: Object = {
@@ -221,11 +235,16 @@ def _pod(revision: Revision, settings: ClusterSettings) -> Object:
             "runAsUser": user,
             "runAsGroup": group,
             "fsGroup": group,
+            **({"fsGroupChangePolicy": "OnRootMismatch"} if fetched else {}),  # a model has many files, or large ones
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": [_spread(revision, settings, key) for key in ("hostname", "zone")],
-        "containers": [_container(revision, settings)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": _TEMPORARY}}, *_claimed(settings)],
+        "containers": [_container(revision, settings, fetched)],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": _TEMPORARY}},
+            *_claimed(settings),
+            *([fetched.volume(settings.models_claim)] if fetched else []),
+        ],
     }
     chosen = {
         "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
@@ -251,15 +270,15 @@ def _spread(revision: Revision, settings: ClusterSettings, over: str) -> Object:
     }
 
 
-def _container(revision: Revision, settings: ClusterSettings) -> Object:
+def _container(revision: Revision, settings: ClusterSettings, fetched: Fetched | None) -> Object:
     pause = f"import time; time.sleep({settings.pause_seconds})"
     container: Object = {
         "name": CONTAINER,
         "image": revision.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": [{"name": name, "value": value} for name, value in _environment(revision, settings).items()],
+        "env": [{"name": name, "value": value} for name, value in _environment(revision, settings, fetched).items()],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": _resources(revision),
+        "resources": _resources(revision, fetched.room(settings.models_claim) if fetched else {}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -268,13 +287,15 @@ def _container(revision: Revision, settings: ClusterSettings) -> Object:
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - of a container
             *({"name": volume["name"], "mountPath": _LOG} for volume in _claimed(settings)),
+            *([dict(MOUNT)] if fetched else []),
         ],
         "lifecycle": {"preStop": {"exec": {"command": [f"{HOME}/bin/python", "-I", "-S", "-c", pause]}}},
-        "startupProbe": _probe("ready", period=1, failures=settings.startup_seconds),
+        "startupProbe": _probe("ready", period=1, failures=_startup_seconds(settings, fetched)),
         "readinessProbe": _probe("ready", period=2, failures=3),
         "livenessProbe": _probe("live", period=10, failures=6),
     }
-    secrets = [{"secretRef": {"name": name}} for name in settings.environment_secrets]
+    names = (*settings.environment_secrets, *(settings.fetching_secrets if fetched else ()))
+    secrets = [{"secretRef": {"name": name}} for name in names]
     return container | ({"envFrom": secrets} if secrets else {})
 
 
@@ -288,8 +309,15 @@ def _probe(what: str, *, period: int, failures: int) -> Object:
     }
 
 
-def _resources(revision: Revision) -> Object:
-    """What it may take is what it asks for, so that nobody else is given it, and it is not the first to go."""
+def _startup_seconds(settings: ClusterSettings, fetched: Fetched | None) -> int:
+    return settings.startup_seconds + (fetched.seconds if fetched else 0)
+
+
+def _resources(revision: Revision, room: Mapping[str, str]) -> Object:
+    """What it may take is what it asks for, so that nobody else is given it, and it is not the first to go.
+
+    Of its node's disk it only asks for `room`: its volumes have limits of their own.
+    """
     settings = revision.settings
     asked = {
         "cpu": f"{max(1, round(settings.cpus * 1000))}m" if settings.cpus else None,
@@ -297,10 +325,11 @@ def _resources(revision: Revision) -> Object:
         "nvidia.com/gpu": str(settings.gpus) if settings.gpus else None,
     }
     limits = {name: value for name, value in asked.items() if value}
-    return {"requests": limits, "limits": dict(limits)} if limits else {}
+    told = {"requests": {**limits, **room}, "limits": limits}
+    return {name: amounts for name, amounts in told.items() if amounts}
 
 
-def _environment(revision: Revision, settings: ClusterSettings) -> dict[str, str]:
+def _environment(revision: Revision, settings: ClusterSettings, fetched: Fetched | None) -> dict[str, str]:
     server = {
         "MODEL_NAME": revision.version.model,
         "MODEL_VERSION": str(revision.version.version),
@@ -309,4 +338,5 @@ def _environment(revision: Revision, settings: ClusterSettings) -> dict[str, str
         "WORKERS": str(revision.settings.workers),
         "DRAIN": str(revision.settings.drain_seconds),
     }
-    return server | dict(settings.environment) | dict(revision.settings.environment)
+    fetching = {"MODEL_CACHE": CACHE, **settings.fetching} if fetched else {}
+    return server | dict(settings.environment) | fetching | dict(revision.settings.environment)

@@ -49,6 +49,19 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What a model server says of itself."""
+
+    ready: bool = False
+    at: str = ""
+    """What one is at that is not ready."""
+    fetched: int = 0
+    """Percent of a model that is not in its image."""
+    warning: str = ""
+    """What is wrong with one that is ready all the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What is seen of one revision."""
 
@@ -60,6 +73,8 @@ class Seen:
     words: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
     """The last lines of containers that died, by the pod's uid."""
     settled_seconds: float = SETTLED_SECONDS
+    said: Mapping[str, Said] = field(default_factory=dict, hash=False)
+    """What servers say of themselves, by the pod's uid, as far as they were asked."""
 
     @property
     def alive(self) -> list[Object]:
@@ -90,7 +105,8 @@ def read(revision: Revision, seen: Seen, settings: ClusterSettings) -> RevisionS
     state, reason = _judged(revision, seen)
     started = datetime.fromisoformat(seen.deployment["metadata"]["creationTimestamp"])
     addresses = (address_of(revision.id, settings),)
-    return RevisionStatus(revision, state, addresses, started, _restarts(seen, state), reason)
+    fetched = max((_said(pod, seen).fetched for pod in seen.alive), default=0)
+    return RevisionStatus(revision, state, addresses, started, _restarts(seen, state), reason, fetched)
 
 
 def stopping(deployment: Object) -> bool:
@@ -143,10 +159,10 @@ def _judged(revision: Revision, seen: Seen) -> tuple[RevisionState, str]:
     if unfinished(seen.deployment):
         return RevisionState.FAILED, "whoever started it did not come to an end"
     wanted, failed = revision.settings.replicas, seen.failed
-    answering = [pod for pod in seen.alive if _ready(pod)]
+    answering = [pod for pod in seen.alive if is_ready(pod)]
     well = [pod for pod in answering if pod not in failed]
     if len(well) >= wanted:
-        return RevisionState.READY, ""
+        return RevisionState.READY, next(filter(None, (_said(pod, seen).warning for pod in well)), "")
     if well and _was_ready(seen.deployment):
         return RevisionState.READY, _partly(revision, seen, len(answering), len(well))
     if failed:
@@ -178,8 +194,14 @@ def _was_ready(deployment: Object) -> bool:
     return _condition(deployment, "Progressing").get("reason") == "NewReplicaSetAvailable"
 
 
-def _ready(pod: Object) -> bool:
+def is_ready(pod: Object) -> bool:
+    """Whether the cluster has found its server ready."""
     return _condition(pod, "Ready").get("status") == "True"
+
+
+def runs(pod: Object) -> bool:
+    """Whether its server runs, be it ready or not, so that it can be asked."""
+    return "running" in _container(pod).get("state", {}) and "deletionTimestamp" not in pod["metadata"]
 
 
 def _settled(pod: Object, seconds: float) -> bool:
@@ -232,7 +254,7 @@ def _cannot_be(seen: Seen) -> str:
 
 def _not_yet(revision: Revision, seen: Seen) -> str:
     """What the first pod that is not ready waits for."""
-    pod = next((pod for pod in seen.alive if not _ready(pod) and pod["status"].get("phase") != "Failed"), None)
+    pod = next((pod for pod in seen.alive if not is_ready(pod) and pod["status"].get("phase") != "Failed"), None)
     if pod is None:
         return "has no pod yet" if not seen.alive else "is not ready yet"
     placed = _condition(pod, "PodScheduled")
@@ -246,6 +268,8 @@ def _at(pod: Object, seen: Seen) -> str:
     waiting = _container(pod).get("state", {}).get("waiting")
     if waiting is not None:
         return _waits(pod, waiting, seen)
+    if at := _said(pod, seen).at:
+        return at
     told = _warnings(pod, seen)
     probed = told[-1]["message"] if told and told[-1].get("reason") == "Unhealthy" else ""
     return f"does not say that it is ready: {probed[:_WORDS]}" if probed else "does not say that it is ready"
@@ -257,6 +281,10 @@ def _waits(pod: Object, waiting: Object, seen: Seen) -> str:
     explained = [message for message in told if not message.startswith("Error: ")]
     detail = explained[-1] if explained else waiting.get("message", "")
     return ": ".join(filter(None, [waiting.get("reason", "waits"), detail[:_WORDS]]))
+
+
+def _said(pod: Object, seen: Seen) -> Said:
+    return seen.said.get(pod["metadata"]["uid"], Said())
 
 
 def _warnings(pod: Object, seen: Seen) -> list[Object]:

@@ -102,6 +102,10 @@ class RegistryDepot:
         """Whether the image's registry has it."""
         return self.image(reference) is not None
 
+    def labels(self, reference: str) -> Mapping[str, str]:
+        """What the image says of itself."""
+        return dict((self._below(reference).config.get("config") or {}).get("Labels") or {})
+
     def build(self, context: Context, tag: str, tell: Callable[[str], None]) -> str:
         if context.system:
             packages = ", ".join(context.system)

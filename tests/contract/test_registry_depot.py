@@ -15,7 +15,18 @@ import pytest
 
 from serving.docker_engine import Engine
 from serving.engine_errors import EngineError
-from serving.image_context import HOME, Context, Entry, Running, gateway_context, model_context, packages_context
+from serving.image_context import (
+    CACHE,
+    HOME,
+    MANIFEST,
+    MANIFEST_BYTES,
+    Context,
+    Entry,
+    Running,
+    gateway_context,
+    model_context,
+    packages_context,
+)
 from serving.registry_depot import RegistryDepot
 from tests.fixtures.engines import url_of
 from tests.fixtures.registries import PASSWORD, closed_registry, open_registry, write_login
@@ -94,11 +105,27 @@ def test_it_makes_what_an_engine_makes(
     upper = model_context(f"{below}/packages:sent", model, plan, labels)
     pinned = f"{below}/churn@{depot.build(upper, f'{below}/churn:sent', print)}"
     assert depot.holds(pinned)
-    engine.pull(pinned)
+    assert depot.labels(pinned) == labels
+    assert engine.labels(pinned) == labels  # of an image that the engine does not have yet
     built = engine.build(model_context(f"{below}/packages:built", model, plan, labels), f"{below}/churn:built", print)
     assert config_of(engine, pinned) == config_of(engine, built)
     assert files_of(engine, pinned) == files_of(engine, built)
     assert f"{HOME}/model/MLmodel" in files_of(engine, pinned)
+    engine.remove_image(pinned)
+
+
+def test_the_image_of_a_model_that_is_fetched_is_what_an_engine_makes(
+    engine: Engine, depot: RegistryDepot, below: str, tmp_path: Path
+) -> None:
+    instead, plan = folder(tmp_path / "instead", manifest="{}"), folder(tmp_path / "plan", plan="{}")
+    context = model_context("scratch", instead, plan, {MANIFEST: "0a1b", MANIFEST_BYTES: "7"}, fetched=True)
+    pinned = f"{below}/large@{depot.build(context, f'{below}/large:sent', print)}"
+    engine.pull(pinned)
+    built = engine.build(context, f"{below}/large:built", print)
+    assert files_of(engine, pinned) == files_of(engine, built)
+    kind, mode, *_ = files_of(engine, pinned)[CACHE]
+    assert (kind, mode) == (tarfile.DIRTYPE, 0o777)
+    assert depot.labels(pinned) == engine.labels(built) == {MANIFEST: "0a1b", MANIFEST_BYTES: "7"}
     engine.remove_image(pinned)
 
 

@@ -17,6 +17,7 @@ from pipelines.settings import Settings
 from registry_hooks.model_version import ModelVersion
 from serving import kubernetes_objects as revisions
 from serving.gateway_objects import GatewayObjects
+from serving.kubernetes_models import Fetched
 from serving.kubernetes_objects import ClusterSettings, Object
 from serving.revision import Revision, RevisionSettings
 
@@ -115,6 +116,7 @@ def of_a_revision() -> list[Object]:
     owner = {**deployment, "metadata": {**deployment["metadata"], "uid": "0"}}
     return [
         deployment,
+        revisions.deployment(revision, settings, fetched=Fetched("0a1b", 2**30)),
         revisions.service(revision, settings, owner),
         revisions.budget(revision, settings, owner, "policy/v1"),
         revisions.autoscaler(revision, settings, owner, "autoscaling/v2"),

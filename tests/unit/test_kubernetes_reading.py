@@ -14,7 +14,7 @@ import pytest
 
 from registry_hooks.model_version import ModelVersion
 from serving.kubernetes_objects import CONTAINER, OF, ClusterSettings, Object, deployment
-from serving.kubernetes_reading import KNOWN, Seen, acknowledging, deaths, read, revision_of
+from serving.kubernetes_reading import KNOWN, Said, Seen, acknowledging, deaths, read, revision_of
 from serving.revision import Revision, RevisionSettings, RevisionState, RevisionStatus
 
 SETTINGS = ClusterSettings("models", "one")
@@ -113,6 +113,26 @@ def test_it_is_ready_once_all_replicas_are_and_while_one_of_them_answers(
 ) -> None:
     status = said(*pods, revision=revision, was_ready=was_ready)
     assert (status.state, status.reason) == (state, words)
+
+
+def test_what_a_server_is_at_and_how_much_it_has_fetched_is_told_in_its_own_words() -> None:
+    at = Said(at="fetching the model: 41 % of 2.1 GB", fetched=41)
+    status = said(pod(state=RUNNING), said={"uid-a": at})
+    assert (status.state, status.reason, status.fetched) == (STARTING, at.at, 41)
+    both = said(pod(state=RUNNING), pod("b", RUNNING), revision=TWO, said={"uid-a": at, "uid-b": Said(fetched=60)})
+    assert both.fetched == 60
+    (last,) = ended().items()
+    again = said(pod(state=RUNNING, last=dict([last]), restarts=1), said={"uid-a": at})
+    assert again.state is FAILED
+    waits = pod(state={"waiting": {"reason": "ContainerCreating"}})
+    assert said(waits, said={"uid-b": at}).reason == "ContainerCreating"
+
+
+def test_what_is_wrong_with_a_server_that_is_ready_is_told_and_keeps_nobody_from_being_ready() -> None:
+    warned = Said(ready=True, warning="the compiled model is not used any more")
+    status = said(well(), said={"uid-a": warned})
+    assert (status.state, status.reason, status.fetched) == (READY, warned.warning, 0)
+    assert said(well(), well("b"), revision=TWO, said={"uid-b": warned}).reason == warned.warning
 
 
 @pytest.mark.parametrize(
