@@ -55,8 +55,8 @@ class Said:
     ready: bool = False
     at: str = ""
     """What one is at that is not ready."""
-    fetched: int = 0
-    """Percent of a model that is not in its image."""
+    fetched: int | None = None
+    """Percent of a model that is not in its image; None where it fetches none, or has it."""
     warning: str = ""
     """What is wrong with one that is ready all the same."""
 
@@ -105,8 +105,8 @@ def read(revision: Revision, seen: Seen, settings: ClusterSettings) -> RevisionS
     state, reason = _judged(revision, seen)
     started = datetime.fromisoformat(seen.deployment["metadata"]["creationTimestamp"])
     addresses = (address_of(revision.id, settings),)
-    fetched = max((_said(pod, seen).fetched for pod in seen.alive), default=0)
-    return RevisionStatus(revision, state, addresses, started, _restarts(seen, state), reason, fetched)
+    restarts, fetched = _restarts(seen, state), _fetched(seen)
+    return RevisionStatus(revision, state, addresses, started, restarts, reason, fetched)
 
 
 def stopping(deployment: Object) -> bool:
@@ -281,6 +281,14 @@ def _waits(pod: Object, waiting: Object, seen: Seen) -> str:
     explained = [message for message in told if not message.startswith("Error: ")]
     detail = explained[-1] if explained else waiting.get("message", "")
     return ": ".join(filter(None, [waiting.get("reason", "waits"), detail[:_WORDS]]))
+
+
+def _fetched(seen: Seen) -> int:
+    """As much as the replica that has least, while one fetches: what is waited for is that one."""
+    told = [(is_ready(pod), _said(pod, seen)) for pod in seen.alive]
+    if all(said.fetched is None for _, said in told):
+        return 0
+    return min((100 if ready or said.at else 0) if said.fetched is None else said.fetched for ready, said in told)
 
 
 def _said(pod: Object, seen: Seen) -> Said:

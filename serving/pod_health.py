@@ -100,7 +100,7 @@ def _asked(ask: Ask, pod: Object) -> Said | None:
         if name_of(str(told["revision"])) != pod["metadata"]["labels"][NAME]:
             return None
         if status != 200:
-            return Said(at=str(told.get("detail", "")), fetched=int(told.get("fetched", 0)))
+            return Said(at=str(told.get("detail", "")), fetched=int(told["fetched"]) if "fetched" in told else None)
         return Said(ready=True, warning=str(told["warnings"][-1]) if told.get("status") == "degraded" else "")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         _logger.debug("pod %s does not say how it is: %s", pod["metadata"]["name"], error)

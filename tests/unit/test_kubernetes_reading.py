@@ -119,13 +119,28 @@ def test_what_a_server_is_at_and_how_much_it_has_fetched_is_told_in_its_own_word
     at = Said(at="fetching the model: 41 % of 2.1 GB", fetched=41)
     status = said(pod(state=RUNNING), said={"uid-a": at})
     assert (status.state, status.reason, status.fetched) == (STARTING, at.at, 41)
-    both = said(pod(state=RUNNING), pod("b", RUNNING), revision=TWO, said={"uid-a": at, "uid-b": Said(fetched=60)})
-    assert both.fetched == 60
-    (last,) = ended().items()
-    again = said(pod(state=RUNNING, last=dict([last]), restarts=1), said={"uid-a": at})
+    again = said(pod(state=RUNNING, last=ended(), restarts=1), said={"uid-a": at})
     assert again.state is FAILED
     waits = pod(state={"waiting": {"reason": "ContainerCreating"}})
     assert said(waits, said={"uid-b": at}).reason == "ContainerCreating"
+
+
+@pytest.mark.parametrize(
+    ("other", "fetched"),
+    [
+        (Said(at="fetching the model: 60 % of 2.1 GB", fetched=60), 41),
+        (Said(at="fetching the model: 7 % of 2.1 GB", fetched=7), 7),
+        (Said(at="the model is being loaded"), 41),
+        (Said(), 0),
+    ],
+)
+def test_two_replicas_have_fetched_as_much_as_the_one_that_has_least(other: Said, fetched: int) -> None:
+    at = Said(at="fetching the model: 41 % of 2.1 GB", fetched=41)
+    status = said(pod(state=RUNNING), pod("b", RUNNING), revision=TWO, said={"uid-a": at, "uid-b": other})
+    assert status.fetched == fetched
+    assert said(pod(state=RUNNING), well("b"), revision=TWO, said={"uid-a": at}).fetched == 41
+    loading = Said(at="the model is being loaded")
+    assert said(pod(state=RUNNING), pod("b", RUNNING), said={"uid-a": loading, "uid-b": loading}).fetched == 0
 
 
 def test_what_is_wrong_with_a_server_that_is_ready_is_told_and_keeps_nobody_from_being_ready() -> None:
