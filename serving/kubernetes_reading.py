@@ -285,10 +285,10 @@ def _waits(pod: Object, waiting: Object, seen: Seen) -> str:
 
 def _fetched(seen: Seen) -> int:
     """As much as the replica that has least, while one fetches: what is waited for is that one."""
-    told = [(is_ready(pod), _said(pod, seen)) for pod in seen.alive]
-    if all(said.fetched is None for _, said in told):
+    told = [_said(pod, seen) for pod in seen.alive if not is_ready(pod)]
+    if all(said.fetched is None for said in told):
         return 0
-    return min((100 if ready or said.at else 0) if said.fetched is None else said.fetched for ready, said in told)
+    return min((100 if said.at or said.ready else 0) if said.fetched is None else said.fetched for said in told)
 
 
 def _said(pod: Object, seen: Seen) -> Said:

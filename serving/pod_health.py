@@ -108,5 +108,5 @@ def _asked(ask: Ask, pod: Object) -> Said | None:
 
 
 def _fitting(said: Said, pod: Object) -> Said:
-    """What a server said before it became ready, or before it was started again, is not said of it any more."""
-    return said if said.ready == is_ready(pod) else _NOTHING
+    """What a server said before the cluster found it ready is not said of it any more."""
+    return _NOTHING if is_ready(pod) and not said.ready else said

@@ -131,6 +131,7 @@ def test_what_a_server_is_at_and_how_much_it_has_fetched_is_told_in_its_own_word
         (Said(at="fetching the model: 60 % of 2.1 GB", fetched=60), 41),
         (Said(at="fetching the model: 7 % of 2.1 GB", fetched=7), 7),
         (Said(at="the model is being loaded"), 41),
+        (Said(ready=True), 41),
         (Said(), 0),
     ],
 )
