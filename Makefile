@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PROMOTE_HOME ?= $(CURDIR)/.promote
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" \
-	--extra dev --extra kubernetes --extra postgres --extra serve setup.cfg
+	--extra dev --extra kubernetes --extra postgres --extra s3 --extra serve setup.cfg
 
 ## Try it
 
