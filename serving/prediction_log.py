@@ -9,17 +9,12 @@ Runs in the model's own environment: Python 3.10, pyarrow and fsspec are all it 
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
-from typing import Any
 from urllib.parse import quote
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,16 +22,15 @@ import pyarrow.parquet as pq
 from serving.prediction_log_entry import NOTHING_PRIVATE, Origin, Privacy, Served, Stored
 from serving.prediction_log_front import PredictionLog
 from serving.prediction_log_pack import Packed, day_of, rows_of
+from serving.prediction_log_storage import Storage, patiently
 from serving.prediction_log_table import SCHEMA, joined, tabulate
 
 __all__ = ["SCHEMA", "LogFiles", "Origin", "PredictionLog", "Privacy", "Served", "read"]
 
-_logger = logging.getLogger(__name__)
-
 _VERSION = pa.field("version", pa.int64())
 
-_LEFT_AFTER = 3600.0
-"""Seconds after which a file that is not whole never will be: its writer was killed. So often it is looked for."""
+_PATIENCE_SECONDS = 60.0
+"""How long a storage may be away before rows are given up. What comes meanwhile waits, within the log's bounds."""
 
 _DAY = 86400.0
 
@@ -44,11 +38,16 @@ _DAY = 86400.0
 class LogFiles:
     """Writes files of one log. Used by one thread."""
 
-    def __init__(self, url: str, origin: Origin, privacy: Privacy = NOTHING_PRIVATE) -> None:
+    def __init__(
+        self,
+        url: str,
+        origin: Origin,
+        privacy: Privacy = NOTHING_PRIVATE,
+        patience: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """`patience`: seconds for which it is tried again to write a file while the storage is away."""
         self._origin, self._privacy = origin, privacy
-        self._files, self._root = fsspec.core.url_to_fs(url)
-        self._swept = -math.inf
-        """When it was looked last for what others left."""
+        self._storage, self._patience = Storage(url), patience
 
     def write(self, packs: Sequence[Packed], odd: Sequence[Served]) -> Stored:
         """A file for each day on which requests came; `odd` are those that could not be packed."""
@@ -66,38 +65,13 @@ class LogFiles:
         return sum(sum(packed.counts) for packed in packs) + sum(map(rows_of, odd))
 
     def _store(self, table: pa.Table, last: float) -> None:
-        """A file appears whole: it has another name until it is."""
-        folder, now = self._day(last), time.time()
         name = f"{int(last * 1e6):017d}-{uuid.uuid4().hex[:12]}.parquet"
-        self._files.makedirs(folder, exist_ok=True)
-        if now >= self._swept + _LEFT_AFTER:
-            self._swept = now
-            self._sweep(self._day(last - _DAY), now - _LEFT_AFTER)
-            self._sweep(folder, now - _LEFT_AFTER)
-        unfinished = f"{folder}/.{int(now * 1e6):017d}-{name}"
-        try:
-            with self._files.open(unfinished, "wb") as file:
-                file.write(_parquet(table))
-            self._files.mv(unfinished, f"{folder}/{name}")
-        except BaseException:
-            with suppress(OSError):
-                self._files.rm(unfinished)
-            raise
+        content, folder, before = _parquet(table), self._day(last), self._day(last - _DAY)
+        patiently(lambda: self._storage.put(folder, name, content, before), self._patience)
 
     def _day(self, at: float) -> str:
         day = time.strftime("%Y-%m-%d", time.gmtime(at))
-        return f"{_folder(self._root, self._origin.model, self._origin.version)}/date={day}"
-
-    def _sweep(self, folder: str, before: float) -> None:
-        """Remove what writers left that were killed while they wrote. Never a reason not to write."""
-        try:
-            for path in map(str, self._files.ls(folder, detail=False)):
-                if _begun(path.rsplit("/", 1)[1]) < before:
-                    self._files.rm(path)
-        except FileNotFoundError:
-            pass  # nothing was written on that day, or another writer was quicker
-        except Exception as error:  # noqa: BLE001 - storages raise their libraries' own
-            _logger.debug("%s was not looked through: %s", folder, error)
+        return f"{_folder(self._storage.root, self._origin.model, self._origin.version)}/date={day}"
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
@@ -110,11 +84,6 @@ def _parquet(table: pa.Table) -> pa.Buffer:
 def _with_few_values(table: pa.Table) -> list[str]:
     """Columns for which Parquet keeps a dictionary. For numbers it takes more time than all the rest."""
     return [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "request_id"]
-
-
-def _begun(name: str) -> float:
-    """When a file that is not whole was begun, in seconds since the epoch; never, for one that is."""
-    return int(name[1:18]) / 1e6 if name.startswith(".") and name[1:18].isdigit() else math.inf
 
 
 def _by_day(packs: Sequence[Packed], odd: Sequence[Served]) -> Iterator[tuple[list[Packed], list[Served]]]:
@@ -138,15 +107,16 @@ def read(
 
     The columns are those of `SCHEMA`, ``version``, and ``input.<column>`` and ``output.<column>`` of every row
     read; only those in `columns` where given. A column that was written with types that do not go together
-    comes back as strings. Times need a time zone. Empty where nothing was written.
+    comes back as strings. Times need a time zone. Empty where nothing was written. Raises `OSError` where the storage
+    does not answer or lets nobody in, `ImportError` where its package is missing, `ArrowException` for other files.
     """
-    files, root = fsspec.core.url_to_fs(url)
+    storage = Storage(url)
     kept: list[pa.Table] = []
     rows = 0
-    for path in _paths(files, _folder(root, model, version), since, until):
+    for path in _paths(storage, _folder(storage.root, model, version), since, until):
         if limit is not None and rows >= limit:
             break
-        table = _matching(_load(files, path), since, until, mode)
+        table = _matching(_load(storage, path), since, until, mode)
         kept.append(_chosen(table, columns))
         rows += table.num_rows
     table = joined([_chosen(_empty(), columns), *kept]).sort_by("timestamp")
@@ -158,11 +128,11 @@ def _folder(root: str, model: str, version: int | None) -> str:
     return f"{root.rstrip('/')}/model={quote(model, safe='')}/version={'*' if version is None else version}"
 
 
-def _paths(files: Any, folder: str, since: datetime | None, until: datetime | None) -> list[str]:
+def _paths(storage: Storage, folder: str, since: datetime | None, until: datetime | None) -> list[str]:
     """The files that can hold such rows, newest first; a name begins with the time of the file's last row."""
     first = 0 if since is None else int(since.timestamp() * 1e6)
     last_day = "9999" if until is None else time.strftime("%Y-%m-%d", time.gmtime(until.timestamp()))
-    found = {path.rsplit("/", 1)[1]: path for path in map(str, files.glob(f"{folder}/date=*/*.parquet"))}
+    found = {path.rsplit("/", 1)[1]: path for path in storage.paths(f"{folder}/date=*/*.parquet")}
     return [
         path
         for name, path in sorted(found.items(), reverse=True)
@@ -170,9 +140,8 @@ def _paths(files: Any, folder: str, since: datetime | None, until: datetime | No
     ]
 
 
-def _load(files: Any, path: str) -> pa.Table:
-    with files.open(path, "rb") as file:
-        table = pq.ParquetFile(file).read()
+def _load(storage: Storage, path: str) -> pa.Table:
+    table = pq.ParquetFile(pa.BufferReader(storage.get(path))).read()
     version = int(path.rsplit("version=", 1)[1].split("/", 1)[0])
     return table.append_column(_VERSION, pa.array([version] * table.num_rows, pa.int64()))
 

@@ -50,4 +50,5 @@ pytest_plugins = [
     "tests.fixtures.cluster",
     "tests.fixtures.drift",
     "tests.fixtures.models",
+    "tests.fixtures.object_store",
 ]

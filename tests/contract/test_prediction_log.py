@@ -25,8 +25,10 @@ def served(inputs: Any, outputs: Any, at: datetime = NOON, request: str = "r1", 
     return Served(request_id=request, at=at.timestamp(), inputs=inputs, outputs=outputs, **known)
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('object_store').bucket()}/predictions"
     return str(tmp_path / "log") if request.param == "file" else f"memory://log-{tmp_path.name}-{time.time_ns()}"
 
 
@@ -283,7 +285,7 @@ def test_a_folder_that_cannot_be_looked_through_is_written_to(tmp_path: Path) ->
 
 def test_what_was_too_young_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed server is usually followed by another one at once."""
-    monkeypatch.setattr("serving.prediction_log._LEFT_AFTER", 1.5)
+    monkeypatch.setattr("serving.prediction_log_storage._LEFT_AFTER", 1.5)
     write(str(tmp_path), served([1], [1]))
     (file,) = tmp_path.rglob("*.parquet")
     files, left = LogFiles(str(tmp_path), ORIGIN), left_behind(file, time.time())

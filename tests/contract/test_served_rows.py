@@ -14,7 +14,7 @@ from monitoring.served_rows import ServedRows, ServedRowsError
 from registry_hooks.model_version import ModelVersion
 from serving.prediction_log import Origin, PredictionLog, Served
 from tests.fakes.drift import FakeServedRows
-from tests.fixtures.drift import REQUEST_ROWS, WriteLog
+from tests.fixtures.drift import REQUEST_ROWS, WriteLog, log_writer
 
 BEGIN = datetime(2026, 3, 9, 23, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -23,7 +23,7 @@ ROWS = pd.DataFrame({"input.n": range(3000), "output.prediction": [0.5] * 3000})
 Make = Callable[[pd.DataFrame], ServedRows]
 
 
-@pytest.fixture(params=["memory", "log"])
+@pytest.fixture(params=["memory", "folder", "s3"])
 def make(request: pytest.FixtureRequest, write_log: WriteLog) -> Make:
     """Rows served ten at a time, one minute after the other."""
 
@@ -31,6 +31,8 @@ def make(request: pytest.FixtureRequest, write_log: WriteLog) -> Make:
         times = [BEGIN + (n // REQUEST_ROWS) * MINUTE for n in range(len(rows))]
         return FakeServedRows({VERSION: rows.assign(timestamp=pd.to_datetime(times, utc=True))})
 
+    if request.param == "s3":
+        write_log = log_writer(f"s3://{request.getfixturevalue('object_store').bucket()}/predictions")
     return in_memory if request.param == "memory" else lambda rows: LoggedRows(write_log(VERSION, rows, BEGIN, MINUTE))
 
 
