@@ -25,6 +25,7 @@ from pipelines.settings import PATHS, Settings
 from pipelines.settings import SECRET as SECRET_SETTINGS
 from serving.cluster import DEPLOYMENTS, PODS, SECRETS, Cluster, ClusterError, Kind, connect
 from serving.cluster_gateway import waits
+from serving.cluster_jobs import JOBS
 from serving.kubernetes_objects import INSTALLATION, Object
 from serving.registry_depot import depot_of
 
@@ -41,6 +42,7 @@ _START_SECONDS = 600.0
 _END_SECONDS = 180.0
 _DELETED = (
     DEPLOYMENTS,
+    JOBS,
     *(Kind("v1", plural) for plural in ("services", "configmaps", "secrets")),
     Kind("coordination.k8s.io/v1", "leases"),
     Kind("networking.k8s.io/v1", "networkpolicies"),
@@ -106,6 +108,7 @@ def _objects(settings: Settings, image: str, inside_url: str | None, known: dict
         {**made, **secret},
         {path.name: path.read_text() for path in _policies(settings.policies)},
         settings.pull_secrets,
+        settings.predictions_secret,
     )
     return completed(manifests, wanted)
 

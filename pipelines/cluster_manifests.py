@@ -41,6 +41,8 @@ class Wanted:
     policies: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Files with policies, by their names."""
     pull_secrets: Sequence[str] = ()
+    predictions_secret: str | None = None
+    """Secret with variables by which the prediction log is reached; None for none."""
 
 
 def completed(manifests: Iterable[Object], wanted: Wanted) -> list[Object]:
@@ -63,6 +65,8 @@ def _placed(one: Object, wanted: Wanted) -> Object:
         pods["metadata"]["annotations"] = {f"{PREFIX}settings": _version(wanted)}
         for container in pods["spec"]["containers"]:
             container["image"] = wanted.image
+            if wanted.predictions_secret:
+                container["envFrom"].append({"secretRef": {"name": wanted.predictions_secret}})
         if wanted.pull_secrets:
             pods["spec"]["imagePullSecrets"] = [{"name": name} for name in wanted.pull_secrets]
     return one

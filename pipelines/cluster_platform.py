@@ -7,6 +7,8 @@ that runs is the cluster's.
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -17,6 +19,9 @@ from monitoring.log_file import Log
 from monitoring.remote_log import RemoteLogs
 from pipelines.cluster_lease import ClusterLease
 from pipelines.cluster_showing import Showing
+from pipelines.drift_checks import DriftChecks
+from pipelines.drift_jobs import COMPONENT, DriftJobs, secrets_of
+from pipelines.own_pod import OwnPod
 from pipelines.platforms import (
     EngineImages,
     Origins,
@@ -34,12 +39,14 @@ from serving.builds import Builds
 from serving.cluster import CONFIG_MAPS, Cluster, ClusterError, connect, in_a_pod
 from serving.cluster_access import Access, Inside, Outside
 from serving.cluster_gateway import ClusterGateway, GatewayPods, bootstrap_of
+from serving.cluster_jobs import ClusterJobs
 from serving.cluster_secrets import ServerSecrets
 from serving.cluster_tables import ConfigMapTables
 from serving.cluster_view import View, Watched
 from serving.docker_gateway import pod_image
 from serving.envoy_router import EnvoyRouter
 from serving.gateway_objects import GatewayObjects, name_of, tables_of
+from serving.job_objects import LOG, JobSettings
 from serving.kubernetes import KubernetesTarget
 from serving.kubernetes_objects import ClusterSettings
 from serving.large_models import LargeModels
@@ -123,7 +130,7 @@ class ClusterPlatform:
             settings.namespace,
             settings.installation,
             settings.predictions if stored else "",
-            environment_secrets=self._secrets.every,
+            environment_secrets=(*self._secrets.every, *_storage_of(settings)),
             pull_secrets=settings.pull_secrets,
             log_claim=claim,
             models_claim=settings.models_claim or "",
@@ -192,6 +199,28 @@ class ClusterPlatform:
         """`kubectl` shows what the store says, and Secrets hold what is valid now."""
         return (Showing(self._cluster, self._view, store, store).look, self._secrets.renew)
 
+    def drift_checks(self, here: DriftChecks, mlflow: str) -> DriftChecks:
+        """Jobs of the controller's own image; outside the cluster it has none there, and checks in its own process."""
+        if not in_a_pod():
+            return here
+        own, settings, inside = OwnPod(self._cluster), self._settings, self._cluster_settings
+        url = LOG if inside.log_claim else settings.predictions
+        secrets = secrets_of(mlflow, os.environ)
+        return DriftJobs(
+            self._cluster, self._jobs, lambda: job_settings(settings, own), secrets, url, settings.drift_checks
+        )
+
+    def end_checks(self) -> None:
+        try:
+            self._jobs.clear()
+        except ClusterError as error:
+            _logger.warning("drift checks of a controller before may be left: %s", error)
+
+    @cached_property
+    def _jobs(self) -> ClusterJobs:
+        selector = f"{self._cluster_settings.selector},app.kubernetes.io/component={COMPONENT}"
+        return ClusterJobs(self._cluster, selector)
+
     def purge(self) -> None:
         """What is left of the gateway, Secrets, and the images in the engine; those in the registry stay."""
         self.gateway.purge()
@@ -205,6 +234,29 @@ class ClusterPlatform:
         self._config_maps.close()
         self._cluster.close()
         self._images.close()
+
+
+def job_settings(settings: Settings, own: OwnPod) -> JobSettings:
+    """How drift checks run. Raises `ClusterError`."""
+    return JobSettings(
+        settings.namespace,
+        settings.installation,
+        COMPONENT,
+        own.image(),
+        settings.drift_memory_mb,
+        settings.drift_cpus,
+        math.ceil(settings.drift_seconds),
+        settings.drift_retries,
+        environment_secrets=_storage_of(settings),
+        pull_secrets=settings.pull_secrets,
+        log_claim=settings.predictions_claim or "",
+        owner=own.owner(),
+    )
+
+
+def _storage_of(settings: Settings) -> tuple[str, ...]:
+    """The Secret by which pods reach the prediction log, where there is one."""
+    return (settings.predictions_secret,) if settings.predictions_secret else ()
 
 
 def _cluster(settings: Settings) -> Cluster:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 import uv
@@ -23,7 +24,9 @@ from serving.image_context import HOME, VERSION, Context, Entry, Running, packag
 from serving.image_packages import digest_of_rules, lay_out
 
 EXTRAS = ("kubernetes", "postgres", "serve")
-"""What the image has besides what every installation has."""
+"""What the image has besides what every installation has,"""
+WHERE_HERE = {"s3": "s3fs"}
+"""and what it has where it is installed here, by its module: what is locked are the versions that are here."""
 PORT = 8400
 
 _PYTHON = ".".join(map(str, sys.version_info[:2]))
@@ -40,7 +43,7 @@ def controller_image(depot: Depot, repository: str, base: str, tell: Callable[[s
     below = base.format(python=_PYTHON)
     try:
         with tempfile.TemporaryDirectory(prefix="controller-") as folder:
-            lock = own_lock(Path(folder) / "lock", EXTRAS)
+            lock = own_lock(Path(folder) / "lock", extras())
             key = sha256(repr((VERSION, depot.pull(below), lock, digest_of_rules(()))).encode()).hexdigest()
             packages = f"{repository}/controller:packages-{key[:20]}"
             if depot.image(packages) is None:
@@ -56,6 +59,11 @@ def controller_image(depot: Depot, repository: str, base: str, tell: Callable[[s
     except EngineError as error:
         hint = "log in to the registry, or name one that answers by --repository"
         raise ClientError("failed", f"the controller's image cannot be made: {error}", hint) from error
+
+
+def extras() -> tuple[str, ...]:
+    """Of ours, in the image."""
+    return (*EXTRAS, *(extra for extra, module in WHERE_HERE.items() if find_spec(module) is not None))
 
 
 def _packages(folder: Path, lock: str, base: str, tell: Callable[[str], None]) -> Context:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from monitoring.drift import DriftPolicy
+from pipelines.drift_checks import DriftCheckStoppedError
 from pipelines.drift_job import DriftJob, DriftOutcome
 from pipelines.drift_reference import DriftCheck
 from pipelines.live import Live, by_model
@@ -34,14 +35,20 @@ class DriftRuns:
     wake: Callable[[str], object]
 
     def run(self, model: str) -> Event:
-        """Check what is live of `model` now; `CommandError` where nothing is, or its policy asks for no checks."""
+        """Check what is live of `model` now.
+
+        `CommandError` where nothing is, its policy asks for no checks, or the controller ended meanwhile.
+        """
         live, policy = by_model(self.rollouts.lives()).get(model), self._drift_policy(model)
         if live is None or live.stable is None:
             raise CommandError(Code.NOTHING_BEFORE, f"nothing of {model} is live", "promote a version first")
         if policy is None:
             hint = "give the model a 'drift' section in its policy"
             raise CommandError(Code.INVALID, f"the policy of {model} asks for no drift checks", hint)
-        outcome = self.job.run(DriftCheck(live.stable.version, policy, live.since), self.now())
+        try:
+            outcome = self.job.run(DriftCheck(live.stable.version, policy, live.since), self.now())
+        except DriftCheckStoppedError as error:
+            raise CommandError(Code.FAILED, f"the check of {model} was ended: {error}", "try again") from error
         self.history.append([outcome.event])
         if outcome.rollback:
             self._roll_back(live, outcome)

@@ -12,6 +12,7 @@ from typing import Protocol
 import httpx
 
 from monitoring.log_file import Log, LogFile
+from pipelines.drift_checks import DriftChecks
 from pipelines.settings import Settings, SettingsError, Target
 from pipelines.store import History, Lease, RolloutStore
 from registry_hooks.model_version import ModelVersion
@@ -88,6 +89,14 @@ class Platform(Protocol):
 
     def chores(self, store: Store) -> Sequence[Callable[[], object]]:
         """What whoever leads has to do there in every round."""
+        ...
+
+    def drift_checks(self, here: DriftChecks, mlflow: str) -> DriftChecks:
+        """Where drift checks are carried out: `here`, unless the platform has a better place. `mlflow`: its address."""
+        ...
+
+    def end_checks(self) -> None:
+        """Remove what a controller that is gone left of drift checks. It is no failure that this cannot be done now."""
         ...
 
     def purge(self) -> None:
@@ -168,6 +177,13 @@ class _OnOneMachine:
     def chores(self, _: Store) -> Sequence[Callable[[], object]]:
         """None."""
         return ()
+
+    def drift_checks(self, here: DriftChecks, _: str) -> DriftChecks:
+        """In the controller's process."""
+        return here
+
+    def end_checks(self) -> None:
+        """They end with that process."""
 
 
 class LocalPlatform(_OnOneMachine):

@@ -127,6 +127,12 @@ def _label(given: str) -> str:
     return given
 
 
+def _subdomain(given: str) -> str:
+    if not re.fullmatch("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", given):
+        raise ValueError("must be the name of a Secret: small letters, digits, hyphens and dots")
+    return given
+
+
 def _base(given: str) -> str:
     try:
         given.format(python="3.11")
@@ -257,6 +263,18 @@ class Settings(BaseSettings):
     """PersistentVolumeClaim that pods of a cluster mount where `predictions` is a folder: that of the same volume."""
     models_claim: str | None = None
     """PersistentVolumeClaim (ReadWriteMany) to which pods of a cluster fetch large models; without, each for itself."""
+    predictions_secret: Annotated[str, AfterValidator(_subdomain)] | None = None
+    """Secret in the cluster whose keys are variables with which pods reach `predictions`: AWS_ENDPOINT_URL and such."""
+    drift_memory_mb: Annotated[int, Field(ge=256)] = 2048
+    """Memory, in MiB, that a drift check in a cluster asks for and may take."""
+    drift_cpus: Annotated[float, Field(gt=0, le=64)] = 1.0
+    """CPUs that a drift check in a cluster asks for and may take."""
+    drift_seconds: Annotated[Duration, Field(ge=10, le=86400)] = 1800.0
+    """How long a drift check in a cluster may take, with all attempts."""
+    drift_retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a drift check in a cluster is tried again after its pod failed, later each time."""
+    drift_checks: Annotated[int, Field(ge=1, le=100)] = 4
+    """How many drift checks run in a cluster at the same time; others wait. On one machine it is one."""
     log_key: Secret | None = None
     """Key of the hashes that policies ask for by `log_hash`: without one, what can be guessed can be found again."""
     notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(default=(), repr=False)

@@ -34,6 +34,8 @@ from pipelines.approving import Approvals
 from pipelines.cleaning import Cleaning, CleaningTurn
 from pipelines.commands import Commands
 from pipelines.controller import Controller, Pace
+from pipelines.drift_checks import DriftChecks
+from pipelines.drift_here import DriftChecksHere
 from pipelines.drift_job import DriftJob
 from pipelines.drift_runs import DriftRuns
 from pipelines.drift_schedule import DriftSchedule
@@ -149,15 +151,14 @@ class Installation:
         return BackgroundNotifier(Notifiers(_channels(self.settings.notify)))
 
     @cached_property
+    def checks(self) -> DriftChecks:
+        reference, served = MlflowReference(self.mlflow_uri), LoggedRows(self.settings.predictions)
+        here = DriftChecksHere(self.registry, reference, served, EvidentlyDrift())
+        return self.platform.drift_checks(here, self.mlflow_uri)
+
+    @cached_property
     def drift(self) -> DriftRuns:
-        job = DriftJob(
-            self.registry,
-            MlflowReference(self.mlflow_uri),
-            LoggedRows(self.settings.predictions),
-            EvidentlyDrift(),
-            self.notifier,
-            DriftGauges(self.metrics),
-        )
+        job = DriftJob(self.checks, self.registry, self.notifier, DriftGauges(self.metrics))
         return DriftRuns(
             job=job,
             rollouts=self.store,
@@ -209,6 +210,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 _lead(installation, name, stop)
             else:
                 stop.wait(_STANDBY_SECONDS)
+        installation.checks.stop()
     installation.notifier.close()
 
 
@@ -221,6 +223,7 @@ def stop(settings: Settings, *, purge: bool = False) -> None:
     controller_record(settings).unlink(missing_ok=True)
     installation.gateway.stop(drain_seconds=5.0)
     end_revisions(installation.platform.target())
+    installation.platform.end_checks()
     if purge:
         installation.platform.purge()
     installation.platform.close()
@@ -249,7 +252,8 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
     with ExitStack() as left:
         installation.gateway.ensure()
         left.callback(installation.gateway.leave)
-        schedule = DriftSchedule(installation.drift.run, installation.drift.due, installation.store.last_drift)
+        installation.platform.end_checks()
+        schedule = _schedule(installation)
         schedule.start()
         left.callback(schedule.stop, wait=False)
         seconds = installation.settings.compile_seconds
@@ -273,6 +277,11 @@ def _lead(installation: Installation, name: str, stop: threading.Event) -> None:
         installation.controller = controller
         left.callback(setattr, installation, "controller", None)
         controller.run(stop)
+
+
+def _schedule(installation: Installation) -> DriftSchedule:
+    drift = installation.drift
+    return DriftSchedule(drift.run, drift.due, installation.store.last_drift, installation.checks.at_once)
 
 
 def _ports(installation: Installation, builder: Builds, gates: Gates) -> Ports:

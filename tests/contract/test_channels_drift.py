@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from monitoring.drift import Action, DriftPolicy
 from monitoring.drift_gauges import DriftGauges
+from pipelines.drift_here import DriftChecksHere
 from pipelines.drift_job import DriftJob
 from pipelines.drift_runs import DriftRuns
 from pipelines.rollout import Goal, Origin, Phase
@@ -47,7 +48,8 @@ def check(world: WholeController, version: int) -> str:
     served = FakeServedRows({ModelVersion(world.model, version): rows.assign(timestamp=times)})
     world.now = max(world.now, live.since + len(rows) * ROWS_APART)
     gauges = DriftGauges(CollectorRegistry())
-    job = DriftJob(world.registry, FakeReferenceData(), served, FakeDriftReporter(), world.notifier, gauges)
+    checks = DriftChecksHere(world.registry, FakeReferenceData(), served, FakeDriftReporter())
+    job = DriftJob(checks, world.registry, world.notifier, gauges)
     runs = DriftRuns(
         job=job,
         rollouts=world.store,

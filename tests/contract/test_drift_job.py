@@ -25,6 +25,7 @@ from monitoring.evidently_drift import EvidentlyDrift
 from monitoring.logged_rows import LoggedRows
 from monitoring.notify import Notifiers
 from monitoring.webhook_notify import WebhookNotifier
+from pipelines.drift_here import DriftChecksHere
 from pipelines.drift_job import DriftJob, DriftOutcome
 from pipelines.drift_reference import DriftCheck
 from pipelines.drift_schedule import DriftSchedule
@@ -63,7 +64,8 @@ class World:
     def __post_init__(self) -> None:
         self.version = self.registry.register("churn")
         gauges = DriftGauges(self.metrics)
-        self.job = DriftJob(self.registry, self.logged, self.served, FakeDriftReporter(), self.notifier, gauges)
+        checks = DriftChecksHere(self.registry, self.logged, self.served, FakeDriftReporter())
+        self.job = DriftJob(checks, self.registry, self.notifier, gauges)
 
     def train_on(self, rows: pd.DataFrame) -> None:
         self.logged.logged["run"] = LoggedData("the training data", rows)
@@ -266,11 +268,10 @@ def test_drift_noticed_end_to_end(
     version = registered.version
     url = write_log(version, customers(1000, 1), begin, timedelta(seconds=10))
     write_log(version, customers(800, 2, fibre=0.75), begin + timedelta(hours=1), timedelta(seconds=10))
+    registry = MlflowRegistry(mlflow_server.uri)
     job = DriftJob(
-        MlflowRegistry(mlflow_server.uri),
-        MlflowReference(mlflow_server.uri),
-        LoggedRows(url),
-        EvidentlyDrift(),
+        DriftChecksHere(registry, MlflowReference(mlflow_server.uri), LoggedRows(url), EvidentlyDrift()),
+        registry,
         Notifiers([WebhookNotifier(receiver.url)]),
         DriftGauges(CollectorRegistry()),
     )
