@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from serving.cluster import EVENTS, PODS, Cluster, ClusterError, Kind
 from serving.job_objects import CONTAINER, RUNS, JobSettings, Seen, job, why
@@ -93,12 +94,13 @@ class ClusterJobs:
 
     def _await(self, made: Object, settings: JobSettings) -> tuple[str, ...]:
         deadline = time.monotonic() + settings.seconds + _LATE_SECONDS
+        known: dict[str, Object] = {}
         told = RUNS
         while time.monotonic() < deadline:
             if self._stopped.wait(self._look_seconds):
                 raise JobStoppedError("the controller ends")
             try:
-                seen = self._look(made)
+                seen = self._look(made, known)
             except ClusterError as error:
                 if not error.retryable:
                     raise
@@ -107,17 +109,19 @@ class ClusterJobs:
             if seen.succeeded:
                 return self._lines(seen)
             if seen.failed or seen.out_of_memory:
-                raise self._failure(seen, settings, told)
+                raise self._failure(seen, settings)
             told = why(seen, settings)
         raise JobError(f"the cluster did not end it in time: {told}")
 
-    def _look(self, made: Object) -> Seen:
+    def _look(self, made: Object, known: dict[str, Object]) -> Seen:
+        """`known`: its pods by their uids, as they were last seen; the cluster removes those that ran out of time."""
         name, uid = made["metadata"]["name"], made["metadata"]["uid"]
         there = self._cluster.get(JOBS, name)
         if there is None or there["metadata"]["uid"] != uid or "deletionTimestamp" in there["metadata"]:
             raise JobError("its Job was removed by somebody")
         pods, _ = self._cluster.list(PODS, labelSelector=f"controller-uid={uid}")
-        return Seen(there, pods, self._warnings([uid, *(pod["metadata"]["uid"] for pod in pods)]))
+        known.update({pod["metadata"]["uid"]: pod for pod in pods})
+        return Seen(there, tuple(known.values()), self._warnings([uid, *known]))
 
     def _warnings(self, uids: Sequence[str]) -> list[Object]:
         """They explain, and are not worth a failure."""
@@ -127,17 +131,13 @@ class ClusterJobs:
                 found += self._cluster.list(EVENTS, fieldSelector=f"involvedObject.uid={uid},type=Warning")[0]
         return found
 
-    def _failure(self, seen: Seen, settings: JobSettings, told: str) -> JobError:
-        """`told`: what was said of it before its pods were ended for want of time."""
+    def _failure(self, seen: Seen, settings: JobSettings) -> JobError:
         lines = self._lines(seen)
-        words = Seen(seen.job, seen.pods, seen.warnings, lines[-_LAST_LINES:])
-        late = not seen.pods and told != RUNS
-        return JobError(f"{why(seen, settings)}; {told}" if late else why(words, settings), lines)
+        return JobError(why(replace(seen, words=lines[-_LAST_LINES:]), settings), lines)
 
     def _lines(self, seen: Seen) -> tuple[str, ...]:
-        """Of the pod that succeeded, else of the last one; none where they cannot be had."""
-        well = [pod for pod in seen.pods if pod.get("status", {}).get("phase") == "Succeeded"]
-        pod = well[0] if well else seen.last
+        """Of the pod that tells most; none where they cannot be had."""
+        pod = seen.telling
         if pod is None:
             return ()
         return self._persistently(lambda: self._cluster.log(pod["metadata"]["name"], CONTAINER, _LINES))

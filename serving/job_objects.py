@@ -166,21 +166,21 @@ class Seen:
         return bool(_condition(self.job, "Failed"))
 
     @property
-    def last(self) -> Object | None:
-        """The pod that was made last."""
-        made = sorted(self.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    def telling(self) -> Object | None:
+        """The pod that says most of how it went: that which did well, else one that had no memory, else the last."""
+        made = sorted(self.pods, key=lambda pod: (_tells(pod), str(pod["metadata"].get("creationTimestamp", ""))))
         return made[-1] if made else None
 
     @property
     def out_of_memory(self) -> bool:
         """Whether a pod was ended for want of memory, as those after it would be."""
-        return any(_ending(pod).get("reason") == "OOMKilled" for pod in self.pods)
+        return any(_no_memory(pod) for pod in self.pods)
 
 
 def why(seen: Seen, settings: JobSettings) -> str:
     """Why there is no result, or not yet, in the cluster's words."""
-    told = _condition(seen.job, "Failed")
-    at = _of_pod(seen.last, seen, settings) if seen.last is not None else _of_none(seen)
+    told, pod = _condition(seen.job, "Failed"), seen.telling
+    at = _of_pod(pod, seen, settings) if pod is not None else _of_none(seen)
     if told.get("reason") == "DeadlineExceeded":
         return "; ".join(filter(None, [f"did not end within {settings.seconds} s", at]))
     if told and not at:
@@ -197,22 +197,22 @@ def _of_none(seen: Seen) -> str:
 
 def _of_pod(pod: Object, seen: Seen, settings: JobSettings) -> str:
     status, ended = pod.get("status", {}), _ending(pod)
-    if ended.get("reason") == "OOMKilled":
+    if _no_memory(pod):
         return f"was ended by the system for want of memory (the limit is {settings.memory_mb} MiB)"
     if ended:
         code = int(ended.get("exitCode", 0))
         return f"ended with status {code}" if code <= 128 else f"was ended by signal {code - 128}"
     if status.get("phase") == "Failed":
-        said = filter(None, (status.get("reason", ""), status.get("message", "")))
-        return f"its pod was ended: {': '.join(said)[:_WORDS] or 'the cluster does not say why'}"
-    placed = next((one for one in status.get("conditions") or () if one["type"] == "PodScheduled"), {})
+        told = filter(None, (status.get("reason", ""), status.get("message", "")))
+        return f"its pod was ended: {': '.join(told)[:_WORDS] or 'the cluster does not say why'}"
+    placed: Object = next((one for one in status.get("conditions") or () if one["type"] == "PodScheduled"), {})
     if placed.get("status") == "False":
         return f"no node takes it: {placed.get('message', '')[:_WORDS]}"
     waiting = _status(pod).get("state", {}).get("waiting")
     if waiting:
         said = _last_warning(seen.warnings, pod["metadata"].get("uid")) or waiting.get("message", "")[:_WORDS]
         return ": ".join(filter(None, [waiting.get("reason", "waits"), said]))
-    return ""
+    return _last_warning(seen.warnings, pod["metadata"].get("uid"))
 
 
 def _last_warning(warnings: Iterable[Object], uid: str | None) -> str:
@@ -231,6 +231,14 @@ def _condition(of: Object, kind: str) -> dict[str, Any]:
 def _status(pod: Object) -> Object:
     told = pod.get("status", {}).get("containerStatuses") or ()
     return next((one for one in told if one["name"] == CONTAINER), {})
+
+
+def _tells(pod: Object) -> int:
+    return 2 if pod.get("status", {}).get("phase") == "Succeeded" else int(_no_memory(pod))
+
+
+def _no_memory(pod: Object) -> bool:
+    return bool(_ending(pod).get("reason") == "OOMKilled")
 
 
 def _ending(pod: Object) -> Object:

@@ -15,6 +15,7 @@ import yaml
 from kubernetes import utils
 from kubernetes.client import ApiClient, AuthenticationV1TokenRequest, Configuration, CoreV1Api, V1TokenRequestSpec
 
+from pipelines.own_pod import OwnPod
 from serving.cluster import PODS, Cluster
 from serving.cluster_jobs import JOBS, ClusterJobs, JobError, JobStoppedError
 from serving.job_objects import JobSettings, job
@@ -129,6 +130,9 @@ def test_nobody_is_kept_waiting_once_it_is_stopped(there: There) -> None:
     waiting = threading.Thread(target=wait)
     waiting.start()
     until(lambda: len(there.left()) == 2, SECONDS)
+    (pod,) = there.cluster.list(PODS, labelSelector=there.settings.selector)[0]
+    own = OwnPod(there.cluster, pod["metadata"]["name"])
+    assert (own.image(), own.owner()) == (there.settings.image, None)
     jobs.stop()
     waiting.join(SECONDS)
     assert raised

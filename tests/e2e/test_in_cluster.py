@@ -43,6 +43,7 @@ KINDS = [
     DEPLOYMENTS,
     PODS,
     *(Kind("v1", kind) for kind in ("services", "configmaps", "secrets", "persistentvolumeclaims", "serviceaccounts")),
+    Kind("batch/v1", "jobs"),
     Kind("coordination.k8s.io/v1", "leases"),
     Kind("rbac.authorization.k8s.io/v1", "roles"),
 ]

@@ -11,6 +11,7 @@ import yaml
 
 from pipelines import cluster_install
 from pipelines.client import ClientError
+from pipelines.cluster_manifests import CONTROLLER
 from pipelines.settings import Settings
 from serving.kubernetes_objects import Object
 
@@ -72,6 +73,16 @@ def test_the_registry_may_be_elsewhere_for_pods(tmp_path: Path) -> None:
     chosen = settings(tmp_path, registry_url="http://127.0.0.1:30500")
     assert "registry_url" not in told(rendered(chosen))
     assert told(rendered(chosen, "http://registry:5000"))["registry_url"] == "http://registry:5000"
+
+
+def test_the_controller_is_given_what_reaches_the_prediction_log(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, predictions="s3://bucket/predictions", predictions_secret="storage")
+    objects = rendered(chosen)
+    (container,) = objects["Deployment", CONTROLLER]["spec"]["template"]["spec"]["containers"]
+    assert {"secretRef": {"name": "storage"}} in container["envFrom"]
+    assert told(objects)["predictions_secret"] == "storage"
+    (container,) = rendered(settings(tmp_path))["Deployment", CONTROLLER]["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "mlflow-promote"}}]
 
 
 def test_policies_go_along(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def many() -> Result:
 
 
 def test_a_large_one_is_printed_in_short_lines_and_none_may_be_missing() -> None:
-    lines = printed(many())
+    lines = list(printed(many()))
     assert len(lines) > 2
     assert all(len(line) < 5000 and is_result(line) for line in lines)
     assert read_printed(lines) == many()

@@ -120,6 +120,14 @@ QUOTA = "pods is forbidden: exceeded quota"
             "was ended by the system for want of memory (the limit is 512 MiB)",
         ),
         (
+            seen("", "", pod(ended(137, "OOMKilled")), pod(uid="pp")),
+            "was ended by the system for want of memory (the limit is 512 MiB)",
+        ),
+        (
+            seen("Failed", "DeadlineExceeded", pod(), warnings=[warning("0/1 nodes", "p")]),
+            "did not end within 600 s; 0/1 nodes",
+        ),
+        (
             seen("Failed", "BackoffLimitExceeded", pod(phase="Failed", reason="Evicted", message="low on disk")),
             "its pod was ended: Evicted: low on disk",
         ),
