@@ -85,6 +85,7 @@ _PLURALS = {
     "RoleBinding": "rolebindings",
     "PersistentVolumeClaim": "persistentvolumeclaims",
     "NetworkPolicy": "networkpolicies",
+    "HTTPRoute": "httproutes",
 }
 _BUDGETS = ("policy/v1", "policy/v1beta1")
 """Where clusters have budgets for disruptions, the newer ones first."""
@@ -205,6 +206,15 @@ class Cluster:
 
     def _newest(self, apis: Sequence[str]) -> str:
         return next((api for api in apis if self.serves(api)), apis[0])
+
+    def first_served(self, apis: Sequence[str]) -> str | None:
+        """The first of these versions of one group that the cluster has; None where it does not know the group."""
+        try:
+            return next((api for api in apis if self.serves(api)), None)
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
 
     def serves(self, api: str) -> bool:
         """Whether the cluster has this group and version."""

@@ -1,4 +1,4 @@
-"""A revision as the objects of a cluster: a Deployment, a headless Service, a budget for disruptions, an autoscaler.
+"""A revision as the objects of a cluster: a Deployment, a Service, a budget for disruptions, an autoscaler.
 
 Pure. The Deployment owns the others, so that whatever deletes it leaves nothing. Its annotations say exactly which
 revision it is; its labels and name say it as far as those may: a model can be called anything.
@@ -79,6 +79,8 @@ class ClusterSettings:
     """Variables of servers that fetch their models, and of no others; see `environment`."""
     fetching_secrets: tuple[str, ...] = ()
     """Names of Secrets whose keys are variables of those too."""
+    headless: bool = True
+    """Whether the name of a revision stands for its pods, or for an address that the cluster spreads over them."""
 
     def __post_init__(self) -> None:
         for name in ("namespace", "installation"):
@@ -151,7 +153,7 @@ def scraped(port: int) -> dict[str, str]:
 def service(revision: Revision, settings: ClusterSettings, owner: Object) -> Object:
     """The Service that gives the pods of the Deployment `owner` a name."""
     spec = {
-        "clusterIP": "None",
+        **({"clusterIP": "None"} if settings.headless else {"type": "ClusterIP"}),
         "selector": _selector(revision, settings),
         "ports": [{"name": "http", "port": PORT, "protocol": "TCP", "targetPort": "http"}],
     }
