@@ -114,7 +114,7 @@ def policy_check(
     if not paths:
         installed = own_settings().policies
         paths = [installed] if installed.exists() else []
-    wrong = check(paths)
+    wrong = check(paths, own_settings().router)
     answer = {"ok": not wrong, "problems": wrong}
     show(answer, lambda _: Text("\n".join(wrong) or "every policy is valid"), as_json=as_json)
     if wrong:

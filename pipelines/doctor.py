@@ -78,7 +78,7 @@ def examine(settings: Settings) -> tuple[Check, ...]:
         check_mlflow(mlflow, ours=ours),
         check_clock(mlflow),
         check_store(settings.store),
-        check_policies(policies.check([settings.policies] if settings.policies.exists() else [])),
+        check_policies(policies.check([settings.policies] if settings.policies.exists() else [], settings.router)),
         check_keys(settings),
         *_check_maker(settings),
         *([check_cluster(settings)] if settings.target is Target.KUBERNETES else []),

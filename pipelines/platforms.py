@@ -11,6 +11,7 @@ from typing import Protocol
 
 import httpx
 
+from monitoring.figure_blocks import Servers
 from monitoring.log_file import Log, LogFile
 from pipelines.drift_checks import DriftChecks
 from pipelines.settings import Settings, SettingsError, Target
@@ -28,12 +29,13 @@ from serving.door import Door
 from serving.envoy import GatewaySettings
 from serving.envoy_admin import admin_at
 from serving.envoy_process import local_gateway
-from serving.envoy_router import EnvoyRouter, router_at
+from serving.envoy_router import router_at
 from serving.gateway import TrafficGateway
 from serving.large_models import MEGABYTE, LargeModels, Locations, artifacts_at, fetching
 from serving.local import LocalTarget
 from serving.local_image import LocalImages
 from serving.local_stock import LocalShelf
+from serving.router import TrafficRouter
 from serving.signing import SigningKey
 from serving.stock import Kind, Stock
 from serving.target import ServingTarget
@@ -56,7 +58,10 @@ class Store(RolloutStore, History, Protocol):
 class Platform(Protocol):
     """The parts that belong to one target."""
 
-    router: EnvoyRouter
+    @property
+    def router(self) -> TrafficRouter:
+        """Who tells the gateway the weights."""
+        ...
 
     @property
     def gateway(self) -> TrafficGateway:
@@ -65,6 +70,10 @@ class Platform(Protocol):
 
     def logs(self) -> Sequence[Log]:
         """The gateway's access logs, which are always so many and in this order."""
+        ...
+
+    def servers(self) -> Servers | None:
+        """Whose figures stand in for access logs, where the gateway has none of ours; None where it has."""
         ...
 
     def target(self) -> ServingTarget:
@@ -173,6 +182,9 @@ class _OnOneMachine:
     def lease(self, store: Lease) -> Lease:
         """The store, which all controllers share."""
         return store
+
+    def servers(self) -> None:
+        """The gateway is ours."""
 
     def chores(self, _: Store) -> Sequence[Callable[[], object]]:
         """None."""

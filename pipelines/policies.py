@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pipelines.abilities import RouterKind
 from pipelines.policy import Policy, PolicyError
 from pipelines.policy_file import WILDCARDS, claimed, read_policy
 
@@ -51,9 +52,9 @@ class _Read:
 class Policies:
     """Every policy in one folder; safe to use from several threads."""
 
-    def __init__(self, directory: Path, default: Policy | None) -> None:
+    def __init__(self, directory: Path, default: Policy | None, router: RouterKind = RouterKind.ENVOY) -> None:
         """Reads the folder; one that does not exist is empty. `default` is for models that no file names."""
-        self._directory, self._default = directory, default
+        self._directory, self._default, self._router = directory, default, router
         self._lock = threading.Lock()
         self._files: dict[Path, _Read] = {}
         self._claims: tuple[Claim, ...] = ()
@@ -109,7 +110,7 @@ class Policies:
         if before is not None and before.stamp == stamp:
             return before
         known = [claim.name for claim in before.claims] if before else []
-        read = _Read(stamp, _claims(path, known))
+        read = _Read(stamp, _claims(path, known, self._router))
         for problem in {claim.problem for claim in read.claims if claim.problem}:
             log.error("policy %s", problem)
         return read
@@ -123,10 +124,10 @@ class Policies:
             return self._found[model]
 
 
-def check(paths: Iterable[Path]) -> list[str]:
+def check(paths: Iterable[Path], router: RouterKind = RouterKind.ENVOY) -> list[str]:
     """Every problem in these files and folders, one line each, also claims that contradict each other."""
     files = [file for path in paths for file in (_files(path) if path.is_dir() else [path])]
-    claims = [claim for file in files for claim in _claims(file, ())]
+    claims = [claim for file in files for claim in _claims(file, (), router)]
     wrong = [line for claim in claims for line in claim.problem.splitlines()]
     return list(dict.fromkeys([*wrong, *(problem for _, problem in _disputed(claims))]))
 
@@ -149,10 +150,10 @@ def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def _claims(path: Path, known: Sequence[str]) -> tuple[Claim, ...]:
+def _claims(path: Path, known: Sequence[str], router: RouterKind) -> tuple[Claim, ...]:
     """What the file claims; a broken one claims what it claimed before, `known`, and whatever it may mean."""
     try:
-        read = read_policy(path)
+        read = read_policy(path, router)
     except PolicyError as error:
         return tuple(Claim(name, path.name, problem=str(error)) for name in dict.fromkeys([*known, *claimed(path)]))
     return tuple(Claim(name, path.name, read.policy) for name in read.names)

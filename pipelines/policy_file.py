@@ -27,6 +27,7 @@ from monitoring.replay_gate_policy import ReplayGatePolicy
 from monitoring.replay_policy import ANALYSIS, Chance
 from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.written import DURATION_SCHEMA, MalformedError, Mistake, mistakes, read_mapping, seconds
+from pipelines.abilities import RouterKind, beyond, fitted
 from pipelines.policy import OnEmpty, Policy, PolicyError
 from pipelines.rollout import RolloutPolicy
 from registry_hooks.model_version import Channel
@@ -200,8 +201,11 @@ class PolicyFile:
     policy: Policy
 
 
-def read_policy(path: Path) -> PolicyFile:
-    """What the file says; `PolicyError` with one line for each mistake, each beginning with the file's name."""
+def read_policy(path: Path, router: RouterKind = RouterKind.ENVOY) -> PolicyFile:
+    """What the file says with this router.
+
+    `PolicyError` with one line for each mistake, each beginning with the file's name.
+    """
     try:
         given = read_mapping(path)
         found = FILE.model_validate_json(json.dumps(given, default=str))
@@ -212,9 +216,10 @@ def read_policy(path: Path) -> PolicyFile:
     wrong: list[Mistake] = []
     policy = _policy(found, wrong)
     wrong += _impossible(found)
+    wrong += beyond(found, _names(found), router)
     if wrong:
         raise PolicyError(tuple(f"{path.name}: {mistake}" for mistake in wrong))
-    return PolicyFile(_names(found), policy)
+    return PolicyFile(_names(found), fitted(policy, router))
 
 
 def schema() -> dict[str, Any]:

@@ -30,7 +30,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from monitoring.written import Duration, MalformedError, Mistake, mistakes, read_mapping, unknown
+from pipelines.abilities import RouterKind, fitted
 from pipelines.policy import Policy
+from serving.gateway_api import SETTLE_SECONDS, Parent
 from serving.gateway_objects import name_of
 from serving.package_source import PackageSource
 
@@ -153,6 +155,26 @@ def _index(given: SecretStr) -> SecretStr:
     return given
 
 
+def _parent(given: str) -> str:
+    Parent.parse(given, "")
+    return given
+
+
+def _hostname(given: str) -> str:
+    label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    if len(given) > 253 or not re.fullmatch(rf"(\*\.)?{label}(\.{label})*", given):
+        raise ValueError("must be hostnames in small letters without a port; the first part may be *")
+    return given
+
+
+def _address(given: str) -> str:
+    url = urlsplit(given)
+    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query:
+        raise ValueError("must be the http:// or https:// address of a gateway, without credentials")
+    return given.rstrip("/")
+
+
+Hostname = Annotated[str, AfterValidator(_hostname)]
 Folder = Annotated[Path, AfterValidator(_place)]
 File = Annotated[Path, AfterValidator(_place)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -229,6 +251,16 @@ class Settings(BaseSettings):
     """How clients reach them: `NodePort` takes `gateway_port` where that is from 30000 to 32767, else any."""
     gateway_image: str | None = None
     """Image of the gateway, whose command line begins with Envoy's program; in a cluster, one that was made here."""
+    router: RouterKind = RouterKind.ENVOY
+    """Who shares requests: our own `envoy`, or in a cluster a Gateway of others by `httproute` (docs/kubernetes.md)."""
+    gateway_parent: Annotated[str, AfterValidator(_parent)] | None = None
+    """Gateway that routes attach to: its name, namespace/name or namespace/name/listener (router `httproute`)."""
+    gateway_hostnames: Annotated[tuple[Hostname, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Hostnames that routes hold for; all of the Gateway's without (router `httproute`)."""
+    gateway_url: Annotated[str, AfterValidator(_address)] | None = None
+    """Where clients reach that Gateway; made of the first of `gateway_hostnames` without (router `httproute`)."""
+    route_settle_seconds: Annotated[Duration, Field(ge=0, allow_inf_nan=False)] = SETTLE_SECONDS
+    """How long after a Gateway accepted a route all of its proxies follow it (router `httproute`)."""
     package_index: Index | None = None
     """Package index in the place of PyPI, with user and password where it wants them; what uv is told here without."""
     package_extra_indexes: Annotated[tuple[Index, ...], NoDecode, BeforeValidator(_listed)] = ()
@@ -298,12 +330,25 @@ class Settings(BaseSettings):
             raise ValueError("image_repository: must name a registry that the cluster pulls from: example.org/models")
         if self.target is not Target.KUBERNETES and self.image_maker is ImageMaker.REGISTRY:
             raise ValueError(f"image_maker: must be engine with target {self.target.value}, which runs what it has")
+        self._refuse_routes()
         ports = {"gateway_port": self.gateway_port, "admin_port": self.admin_port, "api_port": self.api_port}
         if self.mlflow_uri is None:
             ports["mlflow_port"] = self.mlflow_port
         if len(set(ports.values())) < len(ports):
             raise ValueError(f"every port has to be another one, not {', '.join(f'{k} {v}' for k, v in ports.items())}")
         return self
+
+    def _refuse_routes(self) -> None:
+        if self.router is RouterKind.ENVOY:
+            if self.gateway_parent:
+                raise ValueError("gateway_parent: is for router httproute; set that too, or leave it away")
+            return
+        if self.target is not Target.KUBERNETES:
+            raise ValueError(f"router: must be envoy with target {self.target.value}; only a cluster has httproute")
+        if not self.gateway_parent:
+            raise ValueError("gateway_parent: must name the Gateway that routes attach to: gateways/public")
+        if not self.gateway_url and not [name for name in self.gateway_hostnames if not name.startswith("*")]:
+            raise ValueError("gateway_url: must say where clients reach the Gateway, unless gateway_hostnames does")
 
     @property
     def api_url(self) -> str:
@@ -314,6 +359,9 @@ class Settings(BaseSettings):
     @property
     def gateway_address(self) -> str:
         """Where clients reach the gateway, as far as the settings say that."""
+        if self.router is RouterKind.HTTPROUTE:
+            named = (f"http://{name}" for name in self.gateway_hostnames if not name.startswith("*"))
+            return self.gateway_url or next(named)
         if self.target is Target.KUBERNETES and self.gateway_service is not ServiceType.NODE_PORT:
             return f"http://{name_of(self.installation)}.{self.namespace}.svc:{self.gateway_port}"
         return f"http://{self.gateway_host}:{self.gateway_port}"
@@ -336,7 +384,7 @@ class Settings(BaseSettings):
     @property
     def default_policy(self) -> Policy | None:
         """The policy of models that no policy names; None where they are left alone."""
-        return Policy() if self.manage_models_without_policy else None
+        return fitted(Policy(), self.router) if self.manage_models_without_policy else None
 
 
 SECRET = frozenset(

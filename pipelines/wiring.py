@@ -25,6 +25,7 @@ from monitoring.access_log import AccessLogBlocks, ReadingPolicy
 from monitoring.apprise_notify import AppriseNotifier
 from monitoring.drift_gauges import DriftGauges
 from monitoring.evidently_drift import EvidentlyDrift
+from monitoring.figure_blocks import FigureBlocks
 from monitoring.log_counters import LogCounters
 from monitoring.logged_rows import LoggedRows
 from monitoring.notify import BackgroundNotifier, LogNotifier, Notifier, Notifiers
@@ -58,11 +59,11 @@ from registry_hooks.model_version import ChannelKind
 from registry_hooks.watcher import Watcher
 from registry_hooks.webhook import webhook_router
 from serving.builds import Builds
-from serving.envoy_router import EnvoyRouter
 from serving.gateway import TrafficGateway
 from serving.image import server_digest
 from serving.local_image import LocalImages
 from serving.processes import adopt
+from serving.router import TrafficRouter
 from serving.signing import Signatures
 from serving.target import ServingTarget
 from serving.verified_target import VerifiedTarget
@@ -86,7 +87,7 @@ class Installation:
         self.home = settings.home
         self.home.mkdir(parents=True, exist_ok=True)
         self.platform = platform_of(settings)
-        self.policies = Policies(settings.policies, settings.default_policy)
+        self.policies = Policies(settings.policies, settings.default_policy, settings.router)
         self.metrics = CollectorRegistry()
         self.controller: Controller | None = None
         self.watcher: Watcher | None = None
@@ -120,7 +121,7 @@ class Installation:
         return self.platform.lease(self.store)
 
     @property
-    def router(self) -> EnvoyRouter:
+    def router(self) -> TrafficRouter:
         return self.platform.router
 
     @property
@@ -128,11 +129,14 @@ class Installation:
         return self.platform.gateway
 
     @cached_property
-    def blocks(self) -> AccessLogBlocks:
+    def blocks(self) -> AccessLogBlocks | FigureBlocks:
+        RolloutGauges(self.store, lambda: self.controller is not None, _now, self.metrics)
+        servers = self.platform.servers()
+        if servers is not None:
+            return FigureBlocks(self.router.get_weights, servers, self.home / "blocks")
         reading = ReadingPolicy(timeout_seconds=self.gateway.settings.request_seconds)
         blocks = AccessLogBlocks(self.platform.logs(), self.home / "blocks", reading=reading)
         LogCounters(blocks.counters, self.metrics)
-        RolloutGauges(self.store, lambda: self.controller is not None, _now, self.metrics)
         return blocks
 
     def verified(self, target: ServingTarget) -> ServingTarget:

@@ -28,6 +28,8 @@ ROUTE = f"{PREFIX}route"
 """Annotation: the route that was written. Its weights say nothing: those of the backends count."""
 BEFORE = f"{PREFIX}route-before"
 """Annotation: the route that was in force when this one was written."""
+SETTLE_SECONDS = 5.0
+"""How long after it was accepted a route counts as followed by every proxy of the Gateway."""
 PART = f"{PREFIX}part"
 """Label by which routes are found."""
 EDITED = "edited"

@@ -17,14 +17,12 @@ from functools import cached_property
 from serving import gateway_api
 from serving.cluster import Cluster, ClusterError, Kind
 from serving.cluster_view import Watched
-from serving.gateway_api import APIS, EDITED, RouteSettings, Standing, http_route, standing, written
+from serving.gateway_api import APIS, EDITED, SETTLE_SECONDS, RouteSettings, Standing, http_route, standing, written
 from serving.kubernetes_objects import INSTALLATION, Object
 from serving.router import Route, RouterError
 
 _logger = logging.getLogger(__name__)
 
-SETTLE_SECONDS = 5.0
-"""How long after it was accepted a route counts as followed by every proxy of the Gateway."""
 SILENT_SECONDS = 60.0
 """After so long without a word of the Gateway it is said that there is none."""
 
