@@ -48,6 +48,7 @@ pytest_plugins = [
     "tests.fixtures.revisions",
     "tests.fixtures.engines",
     "tests.fixtures.cluster",
+    "tests.fixtures.gateway_api",
     "tests.fixtures.drift",
     "tests.fixtures.models",
     "tests.fixtures.object_store",

@@ -15,18 +15,23 @@ from typing import Any
 
 import httpx
 import pytest
+from kubernetes.client import Configuration
 
 from examples.load import load
+from serving.cluster import Cluster
 from serving.envoy import GatewaySettings
 from serving.envoy_admin import admin_at
 from serving.envoy_process import local_gateway
 from serving.envoy_router import EnvoyRouter, router_at
 from serving.gateway import Gateway, GatewayError
+from serving.gateway_api import Parent, RouteSettings
+from serving.httproute_router import HttpRouteRouter
 from serving.revision import Address, Weights
 from serving.router import Route, RouterError, TrafficRouter
 from tests.fakes.router import FakeRouter
 from tests.fixtures.cluster import CLUSTER, ClusterFront
 from tests.fixtures.gateway import Upstream, free_port, until
+from tests.fixtures.gateway_api import HTTPROUTE, Routed
 
 NOWHERE = (Address("127.0.0.1", 9),)
 _numbers = itertools.count()
@@ -37,14 +42,26 @@ def fresh(name: str = "model") -> str:
     return f"{name}-{next(_numbers)}"
 
 
-def route(model: str, shares: Mapping[str, int], step: str = "", candidate: str | None = None) -> Route:
-    return Route(model, Weights(shares), dict.fromkeys(shares, NOWHERE), step, candidate)
+def route(
+    router: TrafficRouter, model: str, shares: Mapping[str, int], step: str = "", candidate: str | None = None
+) -> Route:
+    return Route(model, Weights(shares), places(router, dict.fromkeys(shares, NOWHERE)), step, candidate)
 
 
-@pytest.fixture(params=["fake", "envoy", CLUSTER])
+def places(router: TrafficRouter, ends: Mapping[str, tuple[Address, ...]]) -> Mapping[str, tuple[Address, ...]]:
+    """Where revisions are, as far as the router takes any place; routes of Gateway API lead to Services alone."""
+    if not isinstance(router, HttpRouteRouter):
+        return ends
+    return {revision: (Address(f"{revision}.{router.settings.namespace}.svc", 8080),) for revision in ends}
+
+
+@pytest.fixture(params=["fake", "envoy", CLUSTER, HTTPROUTE])
 def router(request: pytest.FixtureRequest) -> Iterator[TrafficRouter]:
     if request.param == "fake":
         yield FakeRouter(delay=2)
+        return
+    if request.param == "httproute":
+        yield from gateway_api_router(request.getfixturevalue("routed"))
         return
     real = real_router(request)
     before = set(real.get_weights())
@@ -61,6 +78,17 @@ def real_router(request: pytest.FixtureRequest) -> EnvoyRouter:
     return router_at(gateway.files.home, gateway.settings)
 
 
+def gateway_api_router(routed: Routed) -> Iterator[TrafficRouter]:
+    """At a Gateway that finds whatever Service these tests name."""
+    names = ("v1", "v2", "churn-v1", "churn-v2", "one-v1", "two-v1", "two-v2")
+    routed.gateway.backends.update(dict.fromkeys(names, NOWHERE[0]))
+    router = routed.router()
+    yield router
+    for model in router.models():
+        router.remove(model)
+    router.close()
+
+
 def in_force(router: TrafficRouter, wanted: Route) -> None:
     until(lambda: router.get_weights().get(wanted.model) == wanted)
 
@@ -69,11 +97,14 @@ def test_a_route_comes_into_force_whole(router: TrafficRouter) -> None:
     wanted = Route(
         "churn",
         Weights({"churn-v1": 95, "churn-v2": 5}),
-        {
-            "churn-v1": (Address("127.0.0.1", 9), Address("127.0.0.1", 10)),
-            "churn-v2": (Address("::1", 9),),
-            "churn-v3": (Address("127.0.0.1", 11),),
-        },
+        places(
+            router,
+            {
+                "churn-v1": (Address("127.0.0.1", 9), Address("127.0.0.1", 10)),
+                "churn-v2": (Address("::1", 9),),
+                "churn-v3": (Address("127.0.0.1", 11),),
+            },
+        ),
         step="rollout/2",
         candidate="churn-v2",
     )
@@ -86,22 +117,22 @@ def test_a_route_comes_into_force_whole(router: TrafficRouter) -> None:
     ["日" * 80, "long " * 50, "a b", "naïve.modèle", "100%", "(x)+{y}?#", 'quo"te\\', "%20", "日本", "a.b", "UPPER"],
 )
 def test_any_name_of_a_model_comes_back_as_it_was(router: TrafficRouter, name: str) -> None:
-    wanted = route(name, {"v1": 100})
+    wanted = route(router, name, {"v1": 100})
     router.set_weights(wanted)
     in_force(router, wanted)
 
 
 def test_the_last_weights_hold_and_asking_again_changes_nothing(router: TrafficRouter) -> None:
     for weight in (5, 20, 50):
-        router.set_weights(route("churn", {"v1": 100 - weight, "v2": weight}, f"ro/{weight}", "v2"))
-    wanted = route("churn", {"v2": 100})
+        router.set_weights(route(router, "churn", {"v1": 100 - weight, "v2": weight}, f"ro/{weight}", "v2"))
+    wanted = route(router, "churn", {"v2": 100})
     router.set_weights(wanted)
     router.set_weights(wanted)
     in_force(router, wanted)
 
 
 def test_models_do_not_touch_each_other(router: TrafficRouter) -> None:
-    one, two = route("one", {"one-v1": 100}), route("two", {"two-v1": 60, "two-v2": 40})
+    one, two = route(router, "one", {"one-v1": 100}), route(router, "two", {"two-v1": 60, "two-v2": 40})
     router.set_weights(one)
     router.set_weights(two)
     in_force(router, two)
@@ -126,7 +157,13 @@ def envoy_that_is_down(gateway: Gateway) -> TrafficRouter:
     return router_at(gateway.files.home, gateway.settings)
 
 
-@pytest.mark.parametrize("make", [broken_fake, envoy_that_is_down])
+def cluster_that_is_away(gateway: Gateway) -> TrafficRouter:
+    away = Configuration(host=f"http://127.0.0.1:{gateway.settings.port}")
+    routes = RouteSettings("models", "promote", Parent("models", "public"))
+    return HttpRouteRouter(Cluster(away, "models"), routes)
+
+
+@pytest.mark.parametrize("make", [broken_fake, envoy_that_is_down, cluster_that_is_away])
 def test_an_unreachable_data_plane_is_worth_trying_again(
     make: Callable[[Gateway], TrafficRouter], own_gateway: Gateway
 ) -> None:
