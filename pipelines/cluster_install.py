@@ -18,6 +18,7 @@ import yaml
 from kubernetes.client import ApiClient, ApiException, CoreV1Api, V1Namespace, V1ObjectMeta
 from pydantic import SecretStr
 
+from pipelines.abilities import RouterKind
 from pipelines.client import ClientError, Json
 from pipelines.cluster_manifests import CONTROLLER, PART_OF, SECRET, Wanted, completed
 from pipelines.controller_image import PORT, controller_image
@@ -26,11 +27,14 @@ from pipelines.settings import SECRET as SECRET_SETTINGS
 from serving.cluster import DEPLOYMENTS, PODS, SECRETS, Cluster, ClusterError, Kind, connect
 from serving.cluster_gateway import waits
 from serving.cluster_jobs import JOBS
+from serving.gateway_api import APIS, ROUTES
 from serving.kubernetes_objects import INSTALLATION, Object
 from serving.registry_depot import depot_of
 
 MANIFESTS = Path(__file__).parents[1] / "k8s"
 FILES = ("rights/rights.yaml", "base/controller.yaml", "base/network.yaml")
+ROUTE_FILES = ("routes/rights.yaml", "routes/network.yaml")
+"""What router httproute takes besides."""
 
 _OWN = ("home", "policies", "image_maker", "registry_url", "kube_context", "engine", "namespace")
 """Settings of this machine, or such as the manifests give."""
@@ -91,14 +95,32 @@ def uninstall(settings: Settings, *, purge: bool, tell: Callable[[str], None]) -
     with closing(_cluster(settings)) as cluster:
         try:
             kinds = [*_DELETED, Kind(cluster.budgets(), "poddisruptionbudgets"), *([_CLAIMS] if purge else [])]
+            routes = _routes(cluster, settings)
+            kinds[1:1] = [routes] if routes else []
             removed = _remove(cluster, settings.installation, kinds, tell)
         except ClusterError as error:
             raise _refused(error) from error
     return {"namespace": settings.namespace, "removed": removed, "kept": [] if purge else ["PersistentVolumeClaims"]}
 
 
+def _routes(cluster: Cluster, settings: Settings) -> Kind | None:
+    """Where routes may be left; None where the cluster has none, or this installation neither them nor a right to them."""
+    api = cluster.first_served(APIS)
+    if api is None:
+        return None
+    kind = Kind(api, ROUTES)
+    try:
+        cluster.list(kind, labelSelector=f"{INSTALLATION}={settings.installation}")
+    except ClusterError as error:
+        if error.status in (403, 404) and settings.router is RouterKind.ENVOY:
+            return None
+        raise
+    return kind
+
+
 def _objects(settings: Settings, image: str, inside_url: str | None, known: dict[str, str]) -> list[Object]:
-    manifests = [one for file in FILES for one in yaml.safe_load_all((MANIFESTS / file).read_text())]
+    files = (*FILES, *(ROUTE_FILES if settings.router is RouterKind.HTTPROUTE else ()))
+    manifests = [one for file in files for one in yaml.safe_load_all((MANIFESTS / file).read_text())]
     told, secret = _split(settings)
     made = {name: known.get(name) or secrets.token_hex(size) for name, size in _MADE.items()}
     wanted = Wanted(

@@ -55,8 +55,8 @@ from serving.local_image import LocalImages
 from serving.local_stock import LocalShelf
 from serving.pod_health import PodHealth
 from serving.registry_depot import depot_of
-from serving.runtime.fetch_source import ARTIFACTS_URL
 from serving.router import TrafficRouter
+from serving.runtime.fetch_source import ARTIFACTS_URL
 from serving.signing import SigningKey
 from serving.stock import Kind, Stock
 

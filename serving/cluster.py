@@ -139,6 +139,12 @@ class Cluster:
             "application/apply-patch+yaml",
         )
 
+    def create(self, wanted: Object) -> Object:
+        """Make an object that is not there yet, else it is refused with status 409; the object as it is then."""
+        kind = Kind(wanted["apiVersion"], _PLURALS[wanted["kind"]])
+        what, query = f"make {wanted['kind']} {wanted['metadata']['name']}", {"fieldManager": MANAGER}
+        return self._json(what, "POST", kind.path(self.namespace), query, wanted)
+
     def change(self, kind: Kind, name: str, changes: Object) -> Object:
         """Set these fields of an object and nothing else; the object as it is then.
 

@@ -39,7 +39,6 @@ class ForeignGateway:
     def stop(self, drain_seconds: float = 30.0) -> None:  # noqa: ARG002 - what is in flight is the gateway's
         """Take every route away; the gateway goes on for others."""
         try:
-            for model in self._router.models():
-                self._router.remove(model)
+            self._router.clear()
         except RouterError as error:
             raise GatewayError(f"cannot take the routes away: {error}", retryable=error.retryable) from error

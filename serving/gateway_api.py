@@ -24,6 +24,7 @@ from serving.router import Route
 GROUP = "gateway.networking.k8s.io"
 APIS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
 """Where clusters have `HTTPRoute`, the newer one first."""
+ROUTES = "httproutes"
 ROUTE = f"{PREFIX}route"
 """Annotation: the route that was written. Its weights say nothing: those of the backends count."""
 BEFORE = f"{PREFIX}route-before"
@@ -235,10 +236,18 @@ def _percent(given: Mapping[str, float]) -> dict[str, int]:
     return {name: share for name, share in shares.items() if share}
 
 
+_STEERING = frozenset(
+    {"headers", "queryParams", "method", "filters", "timeouts", "retry", "sessionPersistence", "sectionName", "port"}
+)
+"""Fields that change which requests go where: nobody but us says them. Others may be defaults of a newer cluster."""
+
+
 def _holds(wanted: Any, there: Any) -> bool:
-    """Whether all that is wanted is there: lists whole, objects with whatever else a cluster puts into them."""
+    """Whether all that is wanted is there: lists whole, objects with what else a cluster may put into them."""
     if isinstance(wanted, dict):
-        return isinstance(there, dict) and all(_holds(value, there.get(key)) for key, value in wanted.items())
+        if not isinstance(there, dict) or any(there[key] for key in _STEERING & (there.keys() - wanted.keys())):
+            return False
+        return all(_holds(value, there.get(key)) for key, value in wanted.items())
     if isinstance(wanted, list):
         given = there or []
         return len(given) == len(wanted) and all(map(_holds, wanted, given))

@@ -2,8 +2,9 @@
 
 A route is in force once the Gateway says that it has accepted this very generation of it and found its Services, and a
 few seconds more: Gateway API has no word for 'every proxy follows it by now'. Until then the route before it is told.
-Objects are written by server-side apply, each change with the version that it is a change of, so that of two writers
-one is refused; what a person changed is told as a route of no step, and so put right.
+Objects are written by server-side apply, each change with the version that it is a change of, and made by a request
+that is refused where there is one already: so of two writers one is refused. What a person changed is told as a route of
+no step, and so put right. A route whose object is gone is told no more, though proxies may follow it for a moment yet.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from functools import cached_property
 from serving import gateway_api
 from serving.cluster import Cluster, ClusterError, Kind
 from serving.cluster_view import Watched
-from serving.gateway_api import APIS, EDITED, SETTLE_SECONDS, RouteSettings, Standing, http_route, standing, written
+from serving.gateway_api import (
+    APIS,
+    EDITED,
+    ROUTES,
+    SETTLE_SECONDS,
+    RouteSettings,
+    Standing,
+    http_route,
+    standing,
+    written,
+)
 from serving.kubernetes_objects import INSTALLATION, Object
 from serving.router import Route, RouterError
 
@@ -55,9 +66,7 @@ class HttpRouteRouter:
                 self._explain(there)
                 return
             wanted = http_route(route, self.settings, self.kind.api, self._told(there) if there else None)
-            if there is not None:
-                wanted["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"]
-            self._watched.take(self._cluster.apply(wanted))
+            self._watched.take(self._cluster.create(wanted) if there is None else self._change(wanted, there))
 
     def get_weights(self) -> Mapping[str, Route]:
         with _translated("read the routes"):
@@ -70,11 +79,11 @@ class HttpRouteRouter:
             if there is not None:
                 self._cluster.delete(self.kind, there["metadata"]["name"], there["metadata"]["uid"])
 
-    def models(self) -> list[str]:
-        """Of every route there is, in force or not. Raises `RouterError`."""
-        with _translated("read the routes"):
-            found = [written(there, self.settings) for there in self._watched.all()]
-        return [route.model for route in found if route is not None]
+    def clear(self) -> None:
+        """Remove every route of the installation, also one that nobody understands any more. Raises `RouterError`."""
+        with _translated("remove the routes"):
+            for there in self._watched.all():
+                self._cluster.delete(self.kind, there["metadata"]["name"], there["metadata"]["uid"])
 
     def close(self) -> None:
         """Follow the cluster no more."""
@@ -88,7 +97,7 @@ class HttpRouteRouter:
         if api is None:
             words = "the cluster has no Gateway API (HTTPRoute v1 or v1beta1): install its definitions and a Gateway"
             raise ClusterError(words, retryable=True)
-        return Kind(api, "httproutes")
+        return Kind(api, ROUTES)
 
     @cached_property
     def _watched(self) -> Watched:
@@ -106,6 +115,10 @@ class HttpRouteRouter:
             words = f"HTTPRoute {name} in namespace {self.settings.namespace} is not of {self.settings.installation}"
             raise RouterError(f"{words}: remove it, or give it the label {INSTALLATION} back", retryable=False)
         return found
+
+    def _change(self, wanted: Object, there: Object) -> Object:
+        wanted["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"]
+        return self._cluster.apply(wanted)
 
     def _told(self, there: Object) -> Route | None:
         """The route in force: that of the object once it is followed, until then the one before it."""

@@ -55,13 +55,14 @@ def places(router: TrafficRouter, ends: Mapping[str, tuple[Address, ...]]) -> Ma
     return {revision: (Address(f"{revision}.{router.settings.namespace}.svc", 8080),) for revision in ends}
 
 
-@pytest.fixture(params=["fake", "envoy", CLUSTER, HTTPROUTE])
+@pytest.fixture(params=["fake", "envoy", CLUSTER, *HTTPROUTE])
 def router(request: pytest.FixtureRequest) -> Iterator[TrafficRouter]:
     if request.param == "fake":
         yield FakeRouter(delay=2)
         return
-    if request.param == "httproute":
-        yield from gateway_api_router(request.getfixturevalue("routed"))
+    if request.param.startswith("httproute"):
+        where = "routed" if request.param == "httproute" else "routed_in_cluster"
+        yield from gateway_api_router(request.getfixturevalue(where))
         return
     real = real_router(request)
     before = set(real.get_weights())
@@ -84,8 +85,7 @@ def gateway_api_router(routed: Routed) -> Iterator[TrafficRouter]:
     routed.gateway.backends.update(dict.fromkeys(names, NOWHERE[0]))
     router = routed.router()
     yield router
-    for model in router.models():
-        router.remove(model)
+    router.clear()
     router.close()
 
 
