@@ -104,7 +104,7 @@ def uninstall(settings: Settings, *, purge: bool, tell: Callable[[str], None]) -
 
 
 def _routes(cluster: Cluster, settings: Settings) -> Kind | None:
-    """Where routes may be left; None where the cluster has none, or this installation neither them nor a right to them."""
+    """Where routes may be left; None where there can be none, or whoever asks has no right to them and needs none."""
     api = cluster.first_served(APIS)
     if api is None:
         return None

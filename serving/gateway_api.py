@@ -26,7 +26,7 @@ APIS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
 """Where clusters have `HTTPRoute`, the newer one first."""
 ROUTES = "httproutes"
 ROUTE = f"{PREFIX}route"
-"""Annotation: the route that was written. Its weights say nothing: those of the backends count."""
+"""Annotation: the route that was written. Where the backends have other weights, those count: somebody gave them."""
 BEFORE = f"{PREFIX}route-before"
 """Annotation: the route that was in force when this one was written."""
 SETTLE_SECONDS = 5.0
@@ -38,6 +38,9 @@ EDITED = "edited"
 
 _ASKED = ("invocations", "ping", "health", "version")
 """Paths below ``/models/<name>/`` that reach a model server, without what comes before them."""
+_V2 = "/v2/models/"
+_LONGEST = 1024 - len("invocations/")
+"""Characters of a path that Gateway API takes, without what comes after a model's name."""
 _OURS = ("x-promote-mode",)
 """Headers that clients must not send."""
 _SAID = ("x-promote-prediction", "x-promote-loss")
@@ -91,6 +94,8 @@ def name_of(model: str, installation: str) -> str:
 def cannot(route: Route, namespace: str) -> str:
     """Why a Gateway API route cannot do what `route` asks for; empty where it can."""
     model = f"model {route.model}"
+    if "/" in route.model or route.model in (".", "..") or len(_below(route.model, _V2)) > _LONGEST:
+        return f"{model}: Gateway API has no path for such a name: it has a slash, is all dots, or is too long"
     if route.shield_bytes and route.candidate:
         return (
             f"{model}: rollout.shield_bytes: the router httproute cannot have failed requests answered by the stable "
@@ -143,12 +148,15 @@ def _spec(route: Route, settings: RouteSettings) -> Object:
     parent |= {"name": settings.parent.name}
     if settings.parent.section:
         parent |= {"sectionName": settings.parent.section}
-    name, backends = quote(route.model, safe=""), _backends(route)
-    rules = [
-        _rule("Exact", f"/models/{name}/{asked}", [_rewritten(f"/{asked}"), *_HEADERS], backends) for asked in _ASKED
-    ]
-    rules.append(_rule("PathPrefix", f"/v2/models/{name}", list(_HEADERS), backends))
+    backends = _backends(route)
+    paths = {asked: f"{_below(route.model, '/models/')}/{asked}" for asked in _ASKED}
+    rules = [_rule("Exact", path, [_rewritten(f"/{asked}"), *_HEADERS], backends) for asked, path in paths.items()]
+    rules.append(_rule("PathPrefix", _below(route.model, _V2), list(_HEADERS), backends))
     return {"parentRefs": [parent], "hostnames": list(settings.hostnames), "rules": rules}
+
+
+def _below(model: str, top: str) -> str:
+    return top + quote(model, safe="")
 
 
 def _backends(route: Route) -> list[Object]:
@@ -205,9 +213,10 @@ def written(there: Object, settings: RouteSettings) -> Route | None:
     shares = _percent(given)
     if not shares:
         return None
-    found = replace(said, weights=Weights(shares), endpoints=ends)
-    wanted = http_route(found, settings, there.get("apiVersion", ""))
-    return found if _holds(wanted["spec"], there["spec"]) else replace(found, step=EDITED)
+    wanted = http_route(said, settings, there.get("apiVersion", ""))
+    if shares == dict(said.weights.shares) and _holds(wanted["spec"], there["spec"]):
+        return said
+    return replace(said, weights=Weights(shares), endpoints=ends, step=EDITED)
 
 
 def before(there: Object) -> Route | None:

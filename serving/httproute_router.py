@@ -3,8 +3,8 @@
 A route is in force once the Gateway says that it has accepted this very generation of it and found its Services, and a
 few seconds more: Gateway API has no word for 'every proxy follows it by now'. Until then the route before it is told.
 Objects are written by server-side apply, each change with the version that it is a change of, and made by a request
-that is refused where there is one already: so of two writers one is refused. What a person changed is told as a route of
-no step, and so put right. A route whose object is gone is told no more, though proxies may follow it for a moment yet.
+that is refused where there is one already: so of two writers one is refused. What a person changed is told as a route
+of no step, and so put right. A route whose object is gone is told no more, though proxies may follow it for a moment.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _logger = logging.getLogger(__name__)
 
 SILENT_SECONDS = 60.0
 """After so long without a word of the Gateway it is said that there is none."""
+_ATTEMPTS = 3
+_CONFLICT = 409
 
 
 class HttpRouteRouter:
@@ -117,8 +119,18 @@ class HttpRouteRouter:
         return found
 
     def _change(self, wanted: Object, there: Object) -> Object:
-        wanted["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"]
-        return self._cluster.apply(wanted)
+        """Again where nothing but the status was written in between, as a Gateway does several times after a change."""
+        name = there["metadata"]["name"]
+        for left in reversed(range(_ATTEMPTS)):
+            wanted["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"]
+            try:
+                return self._cluster.apply(wanted)
+            except ClusterError as error:
+                fresh = self._cluster.get(self.kind, name) if error.status == _CONFLICT and left else None
+                if fresh is None or _asked(fresh) != _asked(there):
+                    raise
+                there = fresh
+        raise AssertionError("the last attempt returns or raises")
 
     def _told(self, there: Object) -> Route | None:
         """The route in force: that of the object once it is followed, until then the one before it."""
@@ -149,6 +161,12 @@ class HttpRouteRouter:
         if not said.taken and silent > SILENT_SECONDS:
             words = f"is not followed: the Gateway has said nothing of it for {silent:.0f} s"
             raise RouterError(f"{what} {words}; see gateway_parent, and that an implementation runs", retryable=True)
+
+
+def _asked(there: Object) -> tuple[object, ...]:
+    """What of an object others than its Gateway write."""
+    about = there["metadata"]
+    return about["uid"], about["generation"], about.get("labels"), about.get("annotations")
 
 
 @contextmanager

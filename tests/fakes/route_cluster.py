@@ -1,10 +1,10 @@
 """A stand-in for a cluster's API server that has nothing but `HTTPRoute`s.
 
-It is ours: what it does is what we take an API server to do. It lists, follows (with selectors of labels), reads, makes,
-applies, changes and deletes, counts versions and generations, keeps status apart, refuses a change of another version
-with 409 and, where it is given the schema of Gateway API, what that does not allow. It does not prove that a real server
-does the same; in particular, rules in CEL are not looked at, one field manager applies, every list is replaced whole, and
-unknown fields are refused also where a real one would leave them out.
+It is ours: what it does is what we take an API server to do. It lists, follows (with selectors of labels), reads,
+makes, applies, changes and deletes, counts versions and generations, keeps status apart, refuses a change of another
+version with 409 and, where it is given the schema of Gateway API, what that does not allow. It does not prove that a
+real server does the same; in particular, rules in CEL are not looked at, one field manager applies, every list is
+replaced whole, and unknown fields are refused also where a real one would leave them out.
 """
 
 from __future__ import annotations
