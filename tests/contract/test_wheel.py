@@ -80,6 +80,7 @@ def test_the_wheel_holds_everything_but_tests_and_caches(wheel: Path) -> None:
         "serving/compiling/__main__.py",
         "k8s/base/controller.yaml",
         "k8s/rights/rights.yaml",
+        "k8s/routes/rights.yaml",
         "/LICENSE",
     ):
         assert any(name.endswith(part) for name in names), part
