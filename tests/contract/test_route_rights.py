@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -52,5 +53,5 @@ def test_the_controller_may_write_its_own_routes_and_nothing_else_of_gateway_api
     asked = {"group": GROUP, "resource": plural, "subresource": part, "verb": verb}
     asked["namespace"] = there if where == "own" else where
     review = {"spec": {"user": f"system:serviceaccount:{there}:mlflow-promote", "resourceAttributes": asked}}
-    reviews = AuthorizationV1Api(ApiClient(cluster_connection))
+    reviews: Any = AuthorizationV1Api(ApiClient(cluster_connection))
     assert reviews.create_subject_access_review(review).status.allowed is allowed
