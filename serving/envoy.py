@@ -128,11 +128,15 @@ def _health_filter() -> Config:
 
 
 def _header_filter() -> Config:
-    ours = {"remove_on_match": {"key_matcher": {"prefix": INTERNAL_PREFIX, "ignore_case": True}}}
+    """Takes off what is between us and the model servers, and by which a client would say how often it is tried."""
+    ours, tries = (
+        {"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}}
+        for prefix in (INTERNAL_PREFIX, "x-envoy-")
+    )
     return _extension(
         "envoy.filters.http.header_mutation",
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
-        mutations={"request_mutations": [ours], "response_mutations": [ours]},
+        mutations={"request_mutations": [ours, tries], "response_mutations": [ours]},
     )
 
 
@@ -215,7 +219,7 @@ def _shield(route: Route) -> _Shield | None:
 
 
 def _shield_cluster(shield: _Shield, settings: GatewaySettings) -> Config:
-    """Both revisions' clusters one after the other; only here is anything tried twice."""
+    """Both revisions' clusters one after the other; only here is what a server has seen tried again."""
     return {
         "@type": f"{TYPES}.config.cluster.v3.Cluster",
         "name": shield.name,
@@ -235,7 +239,7 @@ def _cluster(revision: str, hosts: Sequence[Address], settings: GatewaySettings)
         "max_connections": settings.connections,
         "max_requests": settings.connections,
         "max_pending_requests": settings.waiting,
-        "max_retries": 0,
+        "max_retries": settings.connections,
     }
     resolved = {"type": "STATIC"} if all(_numeric(address.host) for address in hosts) else _BY_NAME
     return {
@@ -337,17 +341,28 @@ def _action(route: Route, settings: GatewaySettings, shield: _Shield | None) -> 
     """The candidate comes first: as its weight grows, the entities that it has stay with it."""
     shares = sorted(route.weights.shares.items(), key=lambda share: (share[0] != route.candidate, share[0]))
     behind = {shield.candidate: shield.name} if shield else {}
-    weighted = [{"name": behind.get(revision, revision), "weight": weight} for revision, weight in shares]
+    weighted: list[Config] = [{"name": revision, "weight": weight} for revision, weight in shares]
+    for each in weighted:
+        if each["name"] in behind:
+            each |= {"name": behind[each["name"]], "request_headers_to_add": [_SHIELDED_TOO]}
     return {
         "weighted_clusters": {"clusters": weighted, "use_hash_policy": True},
         "hash_policy": [_entity(route.candidate or "")],
         "timeout": f"{settings.request_seconds}s",
-    } | ({"retry_policy": _ONCE_MORE} if shield else {})
+        "retry_policy": _ONCE_MORE,
+    }
 
 
 _ONCE_MORE = {
-    "retry_on": "5xx,reset,connect-failure,refused-stream",
+    "retry_on": "connect-failure,refused-stream",
     "num_retries": 1,
+    "retry_host_predicate": [
+        _extension(
+            "envoy.retry_host_predicates.previous_hosts",
+            "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+        )
+    ],
+    "host_selection_retry_max_attempts": 30,
     "retry_priority": _extension(
         "envoy.retry_priorities.previous_priorities",
         "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
@@ -355,7 +370,12 @@ _ONCE_MORE = {
     ),
     "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
 }
-"""Said of the whole route, but allowed in the shield's cluster only: the stable revision's requests are tried once."""
+"""What no server has seen is tried again at another replica: one that was lost a moment ago is known for a while."""
+_SHIELDED_TOO = {
+    "header": {"key": "x-envoy-retry-on", "value": "5xx,reset,connect-failure,refused-stream"},
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
+"""What fails on a shielded candidate goes to the stable revision; what fails on that is not tried again."""
 
 
 def _entity(salt: str) -> Config:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -608,6 +609,33 @@ def test_what_a_shielded_candidate_fails_on_is_its_failure_and_nobody_notices(
     assert by_candidate.errors == by_candidate.requests > 0
     assert until(lambda: source.rate("churn")) is not None
     assert source.counters()["shielded"] == by_candidate.errors
+
+
+def test_what_no_server_has_seen_is_tried_at_another_replica(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], refused: Address
+) -> None:
+    router = router_at(running.files.home, running.settings)
+    route = Route("churn", Weights({"v1": 100}), {"v1": (upstreams[0].address, refused)})
+    router.set_weights(route)
+    until(lambda: router.get_weights().get("churn") == route)
+    upstreams[0].heard.clear()
+    assert set(ask(running, 40)) == {200}
+    assert len(upstreams[0].heard) == 40
+
+
+@pytest.mark.parametrize("asked", [{}, {"x-envoy-retry-on": "5xx", "x-envoy-max-retries": "9"}], ids=["", "asked for"])
+def test_what_fails_on_the_stable_revision_is_not_tried_again_whoever_asks_for_it(
+    running: Gateway, upstreams: tuple[Upstream, Upstream], asked: dict[str, str]
+) -> None:
+    stable, candidate = (upstream.address for upstream in upstreams)
+    serve(running, stable, candidate, 50, "ro/0", shield_bytes=100_000)
+    for upstream in upstreams:
+        upstream.heard.clear()
+    url, headers = f"{running.url}/models/churn/invocations", {"mode": "500 on one-v1", **asked}
+    codes = Counter(httpx.post(url, json={}, headers=headers).status_code for _ in range(40))
+    heard = [len(upstream.heard) for upstream in upstreams]
+    assert codes == {500: heard[0], 200: heard[1]}
+    assert sum(heard) == 40
 
 
 def test_a_request_that_is_too_large_is_not_shielded(running: Gateway, upstreams: tuple[Upstream, Upstream]) -> None:
