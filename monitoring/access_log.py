@@ -125,11 +125,11 @@ class AccessLogBlocks:
     def labelled(self, rollout: str, after: int = 0) -> tuple[LabelBlock, ...]:
         self.pump()
         with self._reading():
-            return self._awaitings.told(rollout, after, self._clock())
+            return self._awaitings.told(rollout, after, self._now())
 
     def rate(self, model: str) -> float | None:
         self.pump()
-        return self._rates.of(model, self._clock())
+        return self._rates.of(model, self._now())
 
     def seen(self, model: str) -> tuple[Seen, ...]:
         self.pump()
@@ -174,13 +174,18 @@ class AccessLogBlocks:
                 self._unsaved += len(data)
                 if self._unsaved >= self._policy.chunk_bytes:
                     self._save()
-            self._advance(number, now)
+            at = log.now()
+            self._advance(number, self._now() if at is None else at)
         self._read_at = now
         old = self._unsaved and time.monotonic() - self._saved_at >= self._policy.save_seconds
         if old or self._pending or self._shadows.waiting or any(log.moved for log in self._logs):
             self._save()
         for log in self._logs:
             log.rotate(self._policy.rotate_bytes)
+
+    def _now(self) -> float:
+        """The time by which the logs go: of several clocks the one behind, for which nothing is over too soon."""
+        return min((at for log in self._logs if (at := log.now()) is not None), default=self._clock())
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -242,7 +247,7 @@ class AccessLogBlocks:
         parts = [(*key, folder.take_part()) for key, folder in self._folders.items()]
         settled = [(key, folder.take_settled()) for key, folder in self._folders.items()]
         progress = Progress(
-            self._state(now, counts),
+            self._state(counts),
             self._pending,
             [Counted(rollout, log, now, ids) for (rollout, log), ids in settled if ids],
             parts,
@@ -260,14 +265,14 @@ class AccessLogBlocks:
         for log in self._logs:
             log.tidy()
 
-    def _state(self, now: float, counts: Counter[str]) -> dict[str, Any]:
+    def _state(self, counts: Counter[str]) -> dict[str, Any]:
         return {
             "logs": [log.state() for log in self._logs],
             "counts": counts,
             "read_at": self._read_at,
             "prepared": sorted(self._prepared),
             "numbers": self._numbers,
-            "rates": self._rates.state(now),
+            "rates": self._rates.state(self._now()),
             "stable": self._recent.state(),
             "shadows": self._shadows.state(),
             "awaitings": self._awaitings.state(),

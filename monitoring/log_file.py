@@ -42,6 +42,10 @@ class Log(Protocol):
         """The next whole lines, of about `most` bytes together; nothing where there are none yet."""
         ...
 
+    def now(self) -> float | None:
+        """The time by the clock of whoever writes, in seconds; None where it is the reader's, or not known yet."""
+        ...
+
     def tidy(self) -> None:
         """The position is saved: what lies before it is not needed."""
         ...
@@ -82,6 +86,10 @@ class LogFile:
                 return data
             path = self._go_on(path)
         return b""
+
+    def now(self) -> float | None:
+        """See `Log`."""
+        return None
 
     def tidy(self) -> None:
         """The position is saved: what lies before it is not needed."""

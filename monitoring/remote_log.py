@@ -7,11 +7,12 @@ that is gone another one that nobody follows. What a replica had written and nob
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from serving.gateway_pod import FILE_HEADER, OFFSET_HEADER
+from serving.gateway_pod import FILE_HEADER, NOW_HEADER, OFFSET_HEADER
 
 Ask: TypeAlias = Callable[[str, str], tuple[int, Mapping[str, str], bytes]]
 """Sends a method and a path to a replica: status, headers by their small names, body. Raises `OSError`."""
@@ -31,6 +32,8 @@ class RemoteLog:
         """That is followed; empty for none."""
         self._logs = logs
         self._file, self._offset = 0, 0
+        self._ahead: float | None = None
+        """Seconds between the replica's clock and the monotonic one here."""
 
     def state(self) -> list[Any]:
         return [self.replica, self._file, self._offset, dict(self.counts)]
@@ -48,7 +51,13 @@ class RemoteLog:
         file = int(headers[FILE_HEADER])
         self.moved |= self._file not in (0, file)
         self._file, self._offset = file, int(headers[OFFSET_HEADER])
+        if (told := headers.get(NOW_HEADER)) is not None:
+            self._ahead = float(told) - time.monotonic()
         return data
+
+    def now(self) -> float | None:
+        """See `Log`; of a replica that is gone, its clock goes on."""
+        return None if self._ahead is None else self._ahead + time.monotonic()
 
     def tidy(self) -> None:
         if self.moved:

@@ -30,6 +30,8 @@ from serving.envoy_control import KEY_HEADER
 
 FILE_HEADER, OFFSET_HEADER = "x-log-file", "x-log-offset"
 """Of an answer with a piece of the log: which file it is from, by its inode, and where the next piece begins."""
+NOW_HEADER = "x-log-now"
+"""And the time by this machine's clock, which is the one that the log goes by, in seconds."""
 PACKED = ".gz"
 LOOK_SECONDS = 0.1
 """How often the pod looks whether its tables changed."""
@@ -190,8 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _log(self, method: str, numbers: dict[str, int]) -> None:
         if method == "GET":
+            now = time.time()  # before it is read: whatever was written up to then is in the piece
             piece = self.server.log.read(numbers["file"], numbers["offset"], numbers["most"])
-            self._send(200, piece.data, {FILE_HEADER: str(piece.file), OFFSET_HEADER: str(piece.offset)})
+            place = {FILE_HEADER: str(piece.file), OFFSET_HEADER: str(piece.offset)}
+            self._send(200, piece.data, {**place, NOW_HEADER: f"{now:.3f}"})
             return
         if self.server.log.drop(numbers["file"], numbers["size"]):
             ask_admin(self.server.admin_port, "POST", "/reopen_logs")

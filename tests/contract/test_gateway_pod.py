@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import httpx
 import pytest
 
 from monitoring.access_log import AccessLogBlocks
-from monitoring.blocks import BlockError
+from monitoring.blocks import BlockError, Scale
 from monitoring.remote_log import Ask, RemoteLogs
 from serving.envoy import Config
 from serving.envoy_admin import EnvoyAdmin
@@ -238,6 +239,27 @@ def test_the_logs_of_replicas_that_come_and_go_feed_one_rollout(
     with pytest.raises(BlockError) as refused:
         reading.pump()
     assert refused.value.retryable
+
+
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_a_controller_whose_clock_is_far_off_reads_what_one_with_the_right_time_does(
+    pods: tuple[Pod, Pod], mounted: Mounted, upstreams: tuple[Upstream, Upstream], tmp_path: Path, minutes: int
+) -> None:
+    one, _ = pods
+    there: dict[str, Ask] = {}
+    logs = RemoteLogs(2, lambda: there).logs  # the second one never follows anybody
+    reading = AccessLogBlocks(
+        logs, tmp_path, folding=FOLDING, reading=READING, clock=lambda: time.time() + 60 * minutes
+    )
+    router_over(mounted, one).set_weights(split(upstreams))
+    reading.prepare("ro", "churn", Scale())
+    there["one"] = one.ask
+    for _ in range(3):
+        ask(one.gateway, 20)
+        reading.pump()
+    until(lambda: sum(arm.requests for arm in totals(reading, "ro")) == 60)
+    assert reading.rate("churn") is not None
+    assert {name: count for name, count in reading.counters().items() if count and name in ("stale", "late")} == {}
 
 
 def test_the_log_can_be_read_to_its_end_when_a_pod_ends(
