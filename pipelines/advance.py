@@ -35,6 +35,7 @@ def advance(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
         return _settle(rollout, seen, now)
     if rollout.phase is Phase.ROLLING_BACK:
         return _rolling_back(rollout, seen, now)
+    rollout = _watched(rollout, seen, now)
     if (why := _interruption(rollout, seen, now)) is not None:
         return _back(rollout, why, now)
     if rollout.phase is Phase.PAUSED:
@@ -123,7 +124,7 @@ def _interruption(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
     away = rollout.claimed and seen.holders is not None and rollout.version.version not in seen.holders
     if away and not rollout.superseded:
         return f"version {rollout.version.version} was taken out of {rollout.intent.channel}"
-    return _dead(rollout, seen) or _late(rollout, now)
+    return _dead(rollout, seen) or _silent(rollout, seen, now) or _late(rollout, now)
 
 
 def _goes_first(rollout: Rollout, seen: Seen) -> bool:
@@ -152,11 +153,35 @@ def _dead(rollout: Rollout, seen: Seen) -> str | None:
     status = seen.status(rollout.candidate)
     if status is not None and status.restarts > rollout.policy.restarts:
         return f"the candidate crash-loops ({status.restarts} restarts): {status.reason}".rstrip(": ")
-    if rollout.phase is Phase.STARTING or (rollout.phase is Phase.PAUSED and rollout.resume is Phase.STARTING):
+    if _starts(rollout):
         return None
     if status is None:
         return "the candidate is gone from its target"
     return f"the candidate died: {status.reason}" if status.state is RevisionState.FAILED else None
+
+
+def _starts(rollout: Rollout) -> bool:
+    return Phase.STARTING in (rollout.phase, rollout.resume if rollout.phase is Phase.PAUSED else None)
+
+
+def _watched(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
+    """With since when the candidate is not ready any more. What cannot be seen changes nothing."""
+    if rollout.candidate is None or seen.revisions is None or _starts(rollout):
+        return rollout
+    return replace(rollout, unready=None if seen.ready(rollout.candidate) else rollout.unready or now)
+
+
+def _silent(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
+    """The candidate runs but is not ready any more: it has as long to become so again as it had to start.
+
+    It gets no requests meanwhile, so nothing else would tell.
+    """
+    seconds = rollout.policy.ready_seconds
+    if rollout.unready is None or (now - rollout.unready).total_seconds() <= seconds:
+        return None
+    status = seen.status(rollout.candidate)
+    said = status.reason if status else ""
+    return f"the candidate was ready and is not any more, for {seconds:.0f} s: {said}".rstrip(": ")
 
 
 def _late(rollout: Rollout, now: datetime) -> str | None:

@@ -263,11 +263,15 @@ class Controller:
             self._promotion.apply(action)
 
     def _warn_of(self, model: str, seen: Seen, now: datetime) -> None:
-        """Tell of revisions that answer although something is wrong with them, once for each thing that is wrong."""
+        """Tell of revisions that answer although something is wrong with them, and of those that somebody changed.
+
+        Once for each thing that is wrong.
+        """
         for key, status in (seen.revisions or {}).items():
-            trouble = status.reason if status.ready else ""
+            trouble = status.reason if status.ready or status.altered else ""
             if trouble and self._troubles.get(key) != trouble:
-                title = f"{status.revision.version} answers, but not as it should"
+                what = "was changed by somebody else" if status.altered else "answers, but not as it should"
+                title = f"{status.revision.version} {what}"
                 self._ports.notifier.notify(Alert(Severity.WARNING, model, title, trouble, now))
             self._troubles[key] = trouble
 

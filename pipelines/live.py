@@ -85,7 +85,7 @@ def _start(stable: Revision | None, seen: Seen) -> tuple[Action, ...]:
     if stable is None:
         return ()
     status = seen.status(stable)
-    down = status is None or status.state is RevisionState.FAILED
+    down = status is None or status.state is RevisionState.FAILED or status.altered
     return (Start(stable),) if down else ()
 
 

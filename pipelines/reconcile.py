@@ -157,7 +157,7 @@ def _revision(rollout: Rollout, seen: Seen) -> tuple[Action, ...]:
     if rollout.candidate is None or seen.revisions is None or not runs(rollout):
         return ()
     status = seen.status(rollout.candidate)
-    needed = status is None or status.state is RevisionState.FAILED
+    needed = status is None or status.state is RevisionState.FAILED or status.altered
     return (Start(rollout.candidate),) if needed else ()
 
 

@@ -228,6 +228,8 @@ class Rollout:
     """What was written about the candidate's image."""
     fetched: int = 0
     """The most that the candidate was seen to have of a model that it fetches, in percent."""
+    unready: datetime | None = None
+    """Since when the candidate, which had been ready, is not; None while it is."""
     annotated: str = ""
     """Digest of the tags that the registry is known to show."""
     settled: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
 _PAGE = 500
 """Objects in one answer."""
-_PASSING = (408, 409, 429)
+_TOO_MANY = 429
+_PASSING = (408, 409, _TOO_MANY)
+_MOST_ALONE_SECONDS = 60.0
+"""A cluster that asks for more is asked again after this."""
 _KUBECONFIG = "~/.kube/config"
 _IN_A_POD = "KUBERNETES_SERVICE_HOST"
 """Variable that every pod has."""
@@ -109,6 +113,8 @@ class Cluster:
         self.namespace = namespace
         self._connection = connection
         self._pool: urllib3.PoolManager = ApiClient(connection).rest_client.pool_manager
+        self._alone_until = 0.0
+        """By the monotonic clock: the cluster has asked for no request before that."""
 
     def close(self) -> None:
         """Let the connections go."""
@@ -188,6 +194,7 @@ class Cluster:
         """
         what = f"reach {kind.plural} {name}"
         url = f"{self._connection.host}{kind.path(self.namespace, '')}/{name}/proxy{path}"
+        self._leave_alone(what)
         with _translated(what):
             answer = self._pool.request(
                 method,
@@ -199,7 +206,7 @@ class Cluster:
                 decode_content=False,
             )
         if answer.status >= 400 and _own_words(answer):
-            raise _refusal(what, answer)
+            raise self._refused(what, answer)
         return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data
 
     def budgets(self) -> str:
@@ -277,6 +284,7 @@ class Cluster:
         seconds: float = _ANSWER_SECONDS,
         stream: bool = False,
     ) -> urllib3.BaseHTTPResponse:
+        self._leave_alone(what)
         with _translated(what):
             answer = self._pool.request(
                 method,
@@ -288,8 +296,21 @@ class Cluster:
                 preload_content=not stream,
             )
             if answer.status >= 300:
-                raise _refusal(what, answer)
+                raise self._refused(what, answer)
             return answer
+
+    def _leave_alone(self, what: str) -> None:
+        """Nothing is sent before the time that the cluster has asked for, whatever it is about."""
+        left = self._alone_until - time.monotonic()
+        if left > 0:
+            words = f"cannot {what}: the cluster has asked for no request for another {left:.1f} s"
+            raise ClusterError(words, retryable=True, status=_TOO_MANY, after=left)
+
+    def _refused(self, what: str, answer: urllib3.BaseHTTPResponse) -> ClusterError:
+        error = _refusal(what, answer)
+        if error.status == _TOO_MANY and error.after is not None:
+            self._alone_until = time.monotonic() + min(error.after, _MOST_ALONE_SECONDS)
+        return error
 
     def _headers(self, content: str) -> dict[str, str]:
         told = {"accept": "application/json, */*", "content-type": content, "user-agent": MANAGER}

@@ -39,6 +39,7 @@ from serving.kubernetes_reading import (
     SETTLED_SECONDS,
     Seen,
     acknowledging,
+    altered,
     deaths,
     read,
     revision_of,
@@ -100,6 +101,11 @@ class KubernetesTarget:
                 return
             if stopping(there):
                 raise TargetError(f"{revision.id} is still stopping", retryable=True)
+            if changed := altered(revision, there, self._settings):
+                _logger.warning("%s is put right: %s", revision.id, changed)
+                self._check_image(revision)
+                self._make(revision)
+                return
             if known := acknowledging(self._seen(there)):
                 self._check_image(revision)
                 self._view.deployments.take(self._cluster.annotate(DEPLOYMENTS, name_of(revision.id), known))
@@ -160,8 +166,9 @@ class KubernetesTarget:
         raise TargetError(f"cannot start {revision_id}: {words}", retryable=False)
 
     def _owns(self, there: Object, revision_id: str) -> bool:
+        """Also where somebody took its label off: another installation's would be there."""
         labels, annotations = (there["metadata"].get(name) or {} for name in ("labels", "annotations"))
-        ours = labels.get(INSTALLATION) == self._settings.installation
+        ours = labels.get(INSTALLATION, self._settings.installation) == self._settings.installation
         return ours and annotations.get(REVISION) == revision_id
 
     def _seen(
@@ -173,7 +180,7 @@ class KubernetesTarget:
         """`pods` by the name of their revision, and `warnings` by their pod's uid, where the caller has them."""
         own = (self._view.pods(NAME) if pods is None else pods).get(_name(there), ())
         seen = Seen(there, own, warnings or {}, settled_seconds=self._settled_seconds)
-        words = {pod["metadata"]["uid"]: self._last_words(pod) for pod in seen.failed}
+        words = {pod["metadata"]["uid"]: self._last_words(pod) for pod in seen.fallen}
         return Seen(there, own, warnings or {}, words, self._settled_seconds)
 
     def _last_words(self, pod: Object) -> tuple[str, ...]:
@@ -188,7 +195,7 @@ class KubernetesTarget:
         return self._words[key]
 
     def _forget_words(self, all_seen: Sequence[Seen]) -> None:
-        there = {(pod["metadata"]["uid"], deaths(pod)) for seen in all_seen for pod in seen.failed}
+        there = {(pod["metadata"]["uid"], deaths(pod)) for seen in all_seen for pod in seen.fallen}
         self._words = {key: words for key, words in self._words.items() if key in there}
 
     def _put_away(self, revision_id: str) -> None:

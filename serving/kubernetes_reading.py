@@ -14,7 +14,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from serving.kubernetes_objects import CONTAINER, OF, PREFIX, ClusterSettings, Object, address_of
+from serving.kubernetes_objects import (
+    CONTAINER,
+    INSTALLATION,
+    NAME,
+    OF,
+    PREFIX,
+    ClusterSettings,
+    Object,
+    address_of,
+)
 from serving.local_state import parse_revision
 from serving.revision import Revision, RevisionState, RevisionStatus
 
@@ -71,7 +80,7 @@ class Seen:
     warnings: Mapping[str, Sequence[Object]] = field(default_factory=dict, hash=False)
     """The cluster's events of pods, by the pod's uid."""
     words: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
-    """The last lines of containers that died, by the pod's uid."""
+    """The last lines of containers that died, by the pod's uid; of those that are `fallen`."""
     settled_seconds: float = SETTLED_SECONDS
     said: Mapping[str, Said] = field(default_factory=dict, hash=False)
     """What servers say of themselves, by the pod's uid, as far as they were asked."""
@@ -91,6 +100,12 @@ class Seen:
             if deaths(pod) > known.pods.get(pod["metadata"]["name"], 0) and not _settled(pod, self.settled_seconds)
         ]
 
+    @property
+    def fallen(self) -> list[Object]:
+        """Those, and pods that died and do not answer again yet: what they said last is worth telling."""
+        failed = self.failed
+        return [pod for pod in self.alive if pod in failed or (deaths(pod) and not is_ready(pod))]
+
 
 def revision_of(deployment: Object) -> Revision | None:
     """Which revision it is; None where its annotations do not say that any more."""
@@ -103,10 +118,12 @@ def revision_of(deployment: Object) -> Revision | None:
 def read(revision: Revision, seen: Seen, settings: ClusterSettings) -> RevisionStatus:
     """How the revision is doing."""
     state, reason = _judged(revision, seen)
+    changed = "" if state is RevisionState.STOPPING else altered(revision, seen.deployment, settings)
     started = datetime.fromisoformat(seen.deployment["metadata"]["creationTimestamp"])
     addresses = (address_of(revision.id, settings),)
     restarts, fetched = _restarts(seen, state), _fetched(seen)
-    return RevisionStatus(revision, state, addresses, started, restarts, reason, fetched)
+    told = "; ".join(filter(None, [changed, reason]))
+    return RevisionStatus(revision, state, addresses, started, restarts, told, fetched, altered=bool(changed))
 
 
 def stopping(deployment: Object) -> bool:
@@ -118,6 +135,27 @@ def unfinished(deployment: Object) -> bool:
     """Whether whoever made it got no further than to its first object."""
     has_pods = deployment.get("status", {}).get("replicas", 0) > 0
     return bool(deployment["spec"].get("paused")) and not has_pods
+
+
+def altered(revision: Revision, deployment: Object, settings: ClusterSettings) -> str:
+    """What somebody else has changed of it that decides what runs; empty where nothing is.
+
+    Whatever else was added to it or set is left alone, as others may have reasons for that.
+    """
+    if unfinished(deployment):
+        return ""
+    spec, wanted = deployment["spec"], revision.settings
+    images = [one["image"] for one in spec["template"]["spec"]["containers"] if one["name"] == CONTAINER]
+    if images != [revision.image]:
+        return f"its image was changed to {', '.join(images) or 'none'}"
+    least, most = wanted.replicas, max(wanted.replicas, wanted.max_replicas or 0)
+    if not least <= spec.get("replicas", 1) <= most:
+        return f"it was scaled to {spec.get('replicas', 1)} replicas"
+    labels = deployment["metadata"].get("labels") or {}
+    ours = {INSTALLATION: settings.installation, NAME: deployment["metadata"]["name"]}
+    if changed := [name for name, value in ours.items() if labels.get(name) != value]:
+        return f"its label {changed[0]} was changed"
+    return "" if revision_of(deployment) == revision else "the annotations that say which revision it is were changed"
 
 
 def known_of(deployment: Object) -> Known:
@@ -261,7 +299,7 @@ def _not_yet(revision: Revision, seen: Seen) -> str:
     if placed.get("status") == "False":
         return f"no node takes it: {placed.get('message', '')[:_WORDS]}"
     at = _at(pod, seen)
-    return f"{at}; the one before {_how_ended(revision, pod, seen)}" if deaths(pod) and _ending(pod) else at
+    return f"{at}; the one before {_why_ended(revision, pod, seen)}" if deaths(pod) and _ending(pod) else at
 
 
 def _at(pod: Object, seen: Seen) -> str:

@@ -110,6 +110,8 @@ class RevisionStatus:
     """Why it is not ready, with the last words of its log where there are any; or what is wrong although it is."""
     fetched: int = 0
     """Of a model that is not in its image: how much a starting server has, in percent."""
+    altered: bool = False
+    """Somebody else has changed what runs, as `reason` says; `ServingTarget.start` puts it right."""
 
     @property
     def ready(self) -> bool:

@@ -237,3 +237,29 @@ def test_a_cluster_that_is_not_there_can_be_asked_again(there: SmallCluster) -> 
         cluster.get(DEPLOYMENTS, "mine")
     assert refused.value.retryable
     cluster.close()
+
+
+def test_while_it_asks_to_be_left_alone_nothing_at_all_is_sent(there: SmallCluster, cluster: Cluster) -> None:
+    there.refusals = [Refusal(429, "too many", {"retry-after": "60"})]
+    with pytest.raises(ClusterError, match="too many"):
+        cluster.list(DEPLOYMENTS)
+    wanted = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "mine"}}
+    for ask in (lambda: cluster.list(DEPLOYMENTS), lambda: cluster.apply(wanted)):
+        with pytest.raises(ClusterError, match="has asked for no request") as refused:
+            ask()
+        assert refused.value.retryable
+        assert refused.value.after is not None
+    assert len(there.asked) == 1
+
+
+def test_once_that_time_is_over_it_is_asked_again(there: SmallCluster, cluster: Cluster) -> None:
+    there.refusals = [Refusal(429, "too many", {"retry-after": "1"})]
+
+    def listed() -> bool:
+        try:
+            return cluster.list(DEPLOYMENTS) == ([], str(there.version))
+        except ClusterError:
+            return False
+
+    until(listed, SECONDS)
+    assert len(there.asked) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from registry_hooks.model_version import ModelVersion
-from serving.kubernetes_objects import CONTAINER, OF, ClusterSettings, Object, deployment
-from serving.kubernetes_reading import KNOWN, Said, Seen, acknowledging, deaths, read, revision_of
+from serving.kubernetes_objects import CONTAINER, INSTALLATION, NAME, OF, ClusterSettings, Object, deployment
+from serving.kubernetes_reading import KNOWN, Said, Seen, acknowledging, altered, deaths, read, revision_of
 from serving.revision import Revision, RevisionSettings, RevisionState, RevisionStatus
 
 SETTINGS = ClusterSettings("models", "one")
@@ -394,3 +394,74 @@ def test_what_a_cluster_really_answered_is_understood(
     assert (status.state, status.restarts) == (state, restarts)
     wanted = ".*".join(re.escape(part) for part in words.split(".*"))
     assert re.fullmatch(wanted, status.reason), status.reason
+
+
+GROWING = replace(ONE, settings=RevisionSettings(max_replicas=3))
+OTHER = json.dumps({"version": {"model": "churn", "version": 8}, "image": "x"})
+
+
+def container_of(one: Object) -> Object:
+    (found,) = one["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("revision", "change", "words"),
+    [
+        (ONE, lambda one: None, ""),
+        (ONE, lambda one: one["spec"].update(replicas=0), "it was scaled to 0 replicas"),
+        (TWO, lambda one: one["spec"].update(replicas=1), "it was scaled to 1 replicas"),
+        (TWO, lambda one: one["spec"].update(replicas=3), "it was scaled to 3 replicas"),
+        (GROWING, lambda one: one["spec"].update(replicas=3), ""),
+        (GROWING, lambda one: one["spec"].update(replicas=4), "it was scaled to 4 replicas"),
+        (
+            ONE,
+            lambda one: one["spec"]["template"]["spec"].update(containers=[container_of(one) | {"image": "other:1"}]),
+            "its image was changed to other:1",
+        ),
+        (
+            ONE,
+            lambda one: one["spec"]["template"]["spec"]["containers"].append({"name": "proxy", "image": "mesh:1"}),
+            "",
+        ),
+        (ONE, lambda one: one["metadata"]["labels"].update(team="ada"), ""),
+        (ONE, lambda one: one["metadata"]["labels"].update({NAME: "x"}), f"its label {NAME} was changed"),
+        (ONE, lambda one: one["metadata"]["labels"].pop(INSTALLATION), f"its label {INSTALLATION} was changed"),
+        (
+            ONE,
+            lambda one: one["metadata"]["annotations"].update({OF: OTHER}),
+            "the annotations that say which revision it is were changed",
+        ),
+        (ONE, lambda one: one["spec"].update(paused=True, replicas=0), ""),
+    ],
+)
+def test_what_somebody_else_has_changed_is_told_where_it_decides_what_runs(
+    revision: Revision, change: Callable[[Object], object], words: str
+) -> None:
+    one = there(revision)
+    change(one)
+    assert altered(revision, one, SETTINGS) == words
+
+
+def test_a_revision_that_was_changed_says_so_before_what_else_there_is_to_say() -> None:
+    one = there(was_ready=True)
+    one["spec"]["replicas"] = 0
+    status = read(ONE, Seen(one), SETTINGS)
+    assert (status.state, status.altered) == (STARTING, True)
+    assert status.reason == "it was scaled to 0 replicas; has no pod yet"
+    assert not said(well(), was_ready=True).altered
+    one["metadata"]["deletionTimestamp"] = LATE
+    assert not read(ONE, Seen(one), SETTINGS).altered
+
+
+def test_of_one_that_is_started_again_the_last_words_of_the_one_before_are_told() -> None:
+    """Whoever decides that it crash-loops does so while the next one starts."""
+    again = pod("a", RUNNING, last=ended(), restarts=3)
+    of = acknowledged(there(), [again])
+    said_last = "RuntimeError: this model cannot be loaded"
+    seen = Seen(of, [again], words={"uid-a": (said_last,)})
+    assert [one["metadata"]["name"] for one in seen.fallen] == ["a"]
+    status = read(ONE, seen, SETTINGS)
+    assert status.state is STARTING
+    assert status.reason == f"does not say that it is ready; the one before ended with status 1\n{said_last}"
+    assert Seen(of, [pod("a", RUNNING, last=ended(), restarts=3, ready=True)]).fallen == []

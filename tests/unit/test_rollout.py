@@ -324,6 +324,21 @@ def test_what_a_bad_candidate_says_of_itself_is_in_the_reason() -> None:
     assert back.reason.endswith("the candidate says: want of memory")
 
 
+@pytest.mark.parametrize("phase", [Phase.PROGRESSING, Phase.BAKING, Phase.PROMOTING])
+def test_a_candidate_that_was_ready_and_is_not_any_more_has_the_time_it_had_to_start(phase: Phase) -> None:
+    policy = replace(POLICY, ready_seconds=60.0, bake_seconds=600.0)
+    lost = {STABLE.id: status(STABLE), CANDIDATE.id: replace(LOADING, reason="Readiness probe failed: 503")}
+    silent = advance(rollout(phase, policy=policy), seen(revisions=lost), NOW)
+    assert (silent.phase, silent.unready) == (phase, NOW)
+    soon, late = NOW + timedelta(seconds=59), NOW + timedelta(seconds=61)
+    assert advance(silent, seen(revisions=lost), soon).phase is phase
+    assert advance(silent, seen(), soon).unready is None
+    assert advance(silent, seen(revisions=None), soon) == silent
+    back = advance(silent, seen(revisions=lost), late)
+    assert back.phase is Phase.ROLLING_BACK
+    assert back.reason == "the candidate was ready and is not any more, for 60 s: Readiness probe failed: 503"
+
+
 def test_halted_where_the_stable_revision_does_not_come_back() -> None:
     only = seen(50, "r/1", revisions={CANDIDATE.id: status(CANDIDATE)})
     after = advance(rollout(Phase.ROLLING_BACK, reason="worse"), only, NOW + timedelta(seconds=601))
@@ -337,6 +352,7 @@ def test_halted_where_the_stable_revision_does_not_come_back() -> None:
     [
         (rollout(Phase.BUILDING), seen(image=ImageStatus(BuildState.MISSING)), Build()),
         (rollout(Phase.STARTING), seen(revisions={}), Start(CANDIDATE)),
+        (rollout(Phase.PROGRESSING), seen(revisions={CANDIDATE.id: status(CANDIDATE, altered=True)}), Start(CANDIDATE)),
         (rollout(Phase.PROGRESSING), seen(), SetWeights(route(5, "r/0"))),
         (rollout(Phase.PROMOTING), seen(50), SetWeights(route(100))),
         (rollout(Phase.ROLLING_BACK), seen(50, "r/1"), SetWeights(route(0, "r/back"))),
