@@ -16,6 +16,7 @@ from monitoring.remote_log import RemoteLogs
 from serving.cluster import CONFIG_MAPS, DEPLOYMENTS, PODS, SECRETS, SERVICES
 from serving.cluster_gateway import COMPONENT, takes_requests
 from serving.kubernetes import KubernetesTarget
+from serving.kubernetes_objects import Object
 from serving.revision import Revision, Weights
 from serving.router import Route, RouterError
 from tests.contract.test_access_log import FOLDING, READING, totals
@@ -93,6 +94,35 @@ def test_no_request_is_lost_while_a_pod_is_taken_away(
     until(lambda: [takes_requests(pod) for pod in front.pods.all()] == [True, True], SECONDS)
     assert leaving["name"] not in front.pods.asks()
     assert front.router().get_weights()["churn"] == split(target, revisions, 20)
+
+
+def test_of_a_pod_that_is_killed_without_a_word_only_what_it_was_answering_is_lost(
+    front: ClusterFront, cluster_installation: ClusterInstallation, target: KubernetesTarget
+) -> None:
+    """The other replica answers the rest; requests leave at a bounded rate, so few are with each at a time."""
+    there, twins = cluster_installation, revision_of(cluster_installation, "twins", replicas=2)
+    ready(target, twins)
+    address = target.status()[twins.id].addresses
+    front.router().set_weights(Route("twins", Weights.all_to(twins), {twins.id: address}))
+    until(lambda: "twins" in front.router().get_weights(), 30.0)
+    url = front.gateway.url + PATH.replace("churn", "twins")
+    asyncio.run(load(url, PAYLOAD, rate=20, seconds=2))
+    killing = threading.Timer(2.0, lambda: kill(there, there.pods(twins)[0]))
+    killing.start()
+    result = asyncio.run(load(url, PAYLOAD, rate=20, seconds=15))
+    killing.join()
+    assert result.ok + sum(result.failed.values()) == 300
+    assert result.failed == {}
+    until(lambda: target.status()[twins.id].ready and len(there.pods(twins)) == 2, SECONDS)
+    front.router().remove("twins")
+
+
+def kill(there: ClusterInstallation, pod: Object) -> None:
+    """As when its node is lost: it is told nothing, and neither is anybody else before it is gone."""
+    label = f"io.kubernetes.pod.name={pod['metadata']['name']}"
+    api = there.docker.engine.api
+    (container,) = api.containers(filters={"label": [label, "io.kubernetes.container.name=model"]})
+    api.kill(container["Id"], "SIGKILL")
 
 
 def test_a_revision_is_asked_at_its_address_from_outside(

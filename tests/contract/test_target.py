@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +15,9 @@ import psutil
 import pytest
 
 from registry_hooks.model_version import ModelVersion
+from serving.cluster import Cluster
+from serving.cluster_view import View
+from serving.kubernetes import KubernetesTarget
 from serving.local import LocalTarget
 from serving.revision import Revision, RevisionSettings, RevisionState, RevisionStatus
 from serving.signing import Signatures
@@ -21,7 +26,10 @@ from serving.verified_target import VerifiedTarget
 from tests.fakes.target import Behaviour, FakeTarget
 from tests.fixtures.cluster import CLUSTER, ClusterInstallation
 from tests.fixtures.engines import DOCKER, PODMAN, EngineInstallation
+from tests.fixtures.faulty import BROKEN as BROKEN_ANSWER
+from tests.fixtures.faulty import BUSY, CONFLICT, faulty_way
 from tests.fixtures.keys import key_pair
+from tests.fixtures.patient import Patient
 from tests.fixtures.revisions import START_SECONDS, LocalInstallation, end_revisions
 
 pytestmark = pytest.mark.timeout(900)
@@ -110,7 +118,41 @@ def cluster_rig(there: ClusterInstallation) -> Rig:
     return Rig(there.target(), there.image("moody"), there.another_target, there.end)
 
 
-@pytest.fixture(params=["fake", "verified", "local", DOCKER, PODMAN, CLUSTER], scope="module")
+DISTURBED = pytest.param("disturbed", marks=[*CLUSTER.marks, pytest.mark.nightly])
+"""A cluster whose server refuses every fifth request and drops its watches again and again."""
+
+
+@contextmanager
+def disturbed_rig(there: ClusterInstallation) -> Iterator[Rig]:
+    over = threading.Event()
+    with faulty_way(there.connection) as way, closing(Cluster(way.connection, there.settings.namespace)) as cluster:
+        view = View(cluster, there.settings.selector)
+        holds = there.docker.engine.in_registry
+
+        def reopen() -> ServingTarget:
+            return Patient(KubernetesTarget(there.home, cluster, view, there.settings, holds))
+
+        def drop() -> None:
+            while not over.wait(3.0):
+                way.drop()
+
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        way.disturb(CONFLICT, BUSY, BROKEN_ANSWER, share=0.2)
+        yield Rig(reopen(), there.image("moody"), reopen, there.end)
+        over.set()
+        dropping.join()
+        assert all(way.faults(fault.status) for fault in (CONFLICT, BUSY, BROKEN_ANSWER))
+        assert way.hurried(1.0) <= _THREADS
+        way.mend()
+        view.close()
+
+
+_THREADS = 4
+"""Of a view and who asks: each may have been about to ask when another one was told to wait."""
+
+
+@pytest.fixture(params=["fake", "verified", "local", DOCKER, PODMAN, CLUSTER, DISTURBED], scope="module")
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     if request.param in ("fake", "verified"):
         yield fake_rig() if request.param == "fake" else verified_rig(tmp_path_factory.mktemp("verified"))
@@ -126,6 +168,13 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield cluster_rig(cluster)
         for revision in (stopped := cluster.target()).status():
             stopped.stop(revision)
+        return
+    if request.param == "disturbed":
+        undisturbed: ClusterInstallation = request.getfixturevalue("cluster_installation")
+        with disturbed_rig(undisturbed) as disturbed:
+            yield disturbed
+            for revision in disturbed.target.status():
+                disturbed.target.stop(revision)
         return
     installation: LocalInstallation = request.getfixturevalue("local_installation")
     yield local_rig(installation)
