@@ -70,6 +70,7 @@ def told(rollouts: Rollouts) -> list[str]:
     return [f"{alert.title}: {alert.text}" for alert in rollouts.alerts()]
 
 
+@pytest.mark.nightly
 def test_a_live_revision_that_was_scaled_to_nothing_is_scaled_back_and_somebody_is_told(
     cluster_installation: ClusterInstallation, rollouts: Rollouts, people: People
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_live_revision_that_was_scaled_to_nothing_is_scaled_back_and_somebody_
     rollouts.until(lambda: counted(cluster_installation) == before)
 
 
+@pytest.mark.nightly
 def test_another_image_is_taken_out_again_before_it_answers_anybody(
     cluster_installation: ClusterInstallation, rollouts: Rollouts, people: People
 ) -> None:
@@ -138,6 +140,7 @@ def test_what_people_add_of_their_own_stays(
     assert not rollouts.target.status()[stable.id].altered
 
 
+@pytest.mark.nightly
 def test_a_live_revision_that_was_deleted_comes_back(
     cluster_installation: ClusterInstallation, rollouts: Rollouts, people: People
 ) -> None:
@@ -150,6 +153,7 @@ def test_a_live_revision_that_was_deleted_comes_back(
     assert [pod["metadata"]["labels"][NAME] for pod in there.pods(stable)] == [name_of(stable.id)]
 
 
+@pytest.mark.nightly
 def test_a_candidate_that_was_deleted_in_its_canary_ends_the_rollout(
     cluster_installation: ClusterInstallation, rollouts: Rollouts, people: People
 ) -> None:
@@ -164,6 +168,7 @@ def test_a_candidate_that_was_deleted_in_its_canary_ends_the_rollout(
     assert well(rollouts, stable)
 
 
+@pytest.mark.nightly
 def test_a_candidate_that_was_scaled_to_nothing_in_its_canary_is_scaled_back_and_goes_live(
     cluster_installation: ClusterInstallation, rollouts: Rollouts, people: People
 ) -> None:
