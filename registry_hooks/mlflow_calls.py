@@ -51,6 +51,27 @@ def translated(doing: str, *, of_version: bool = True) -> Iterator[None]:
         raise RegistryError(f"{doing}: a package is missing: {error}", retryable=False) from error
 
 
+@contextmanager
+def of_store(doing: str) -> Iterator[None]:
+    """Turn into `RegistryError`s what libraries of object stores raise, which have errors of their own."""
+    try:
+        yield
+    except RegistryError:
+        raise
+    except Exception as error:
+        raise RegistryError(f"{doing}: {error}", retryable=_store_may_pass(error)) from error
+
+
+def _store_may_pass(error: Exception) -> bool:
+    """Neither a refusal nor a login that is missing gets better by itself; what has no status may be the way there."""
+    answer = getattr(error, "response", None)
+    told = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+    status = told.get("HTTPStatusCode") or getattr(error, "status_code", None) or getattr(error, "code", None)
+    if isinstance(status, int):
+        return status >= 500 or status in PASSING
+    return "Credential" not in type(error).__name__
+
+
 def _may_pass(error: MlflowException) -> bool:
     """No connection and 5xx come as MLflow's own internal error, so that they share its status 500."""
     status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-from registry_hooks.mlflow_calls import bound_requests, translated
+from registry_hooks.mlflow_calls import bound_requests, of_store, translated
 from registry_hooks.mlflow_reading import MlflowReading
 from registry_hooks.model_version import STAGES, Channel, ChannelKind, ModelVersion, Snapshot, VersionDetails
 from registry_hooks.registry import RegistryError
@@ -107,7 +107,8 @@ class MlflowRegistry:
             return whole
         with translated(f"asking where {version} is"):
             source = self._client.get_model_version_download_uri(version.model, str(version.version))
-        with translated(f"downloading {version} from {source}", of_version=False):
+        doing = f"downloading {version} from {source}"
+        with of_store(doing), translated(doing, of_version=False):
             destination.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=destination) as folder:
                 _move_in(fetch(source, folder, self._uri), whole)
