@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serving.cluster import Cluster, ClusterError, connect
 from serving.engine_errors import EngineError
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 from serving.registry_depot import depot_of
 
 _NAME = "mlflow-promote-doctor"

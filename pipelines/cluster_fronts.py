@@ -24,7 +24,7 @@ from serving.gateway import TrafficGateway
 from serving.gateway_api import Parent, RouteSettings
 from serving.gateway_objects import GatewayObjects, name_of, tables_of
 from serving.httproute_router import HttpRouteRouter
-from serving.kubernetes_objects import INSTALLATION
+from serving.pod_parts import INSTALLATION
 from serving.router import TrafficRouter
 
 _TAKE_SECONDS = 15.0

@@ -28,7 +28,7 @@ from serving.cluster import DEPLOYMENTS, PODS, SECRETS, Cluster, ClusterError, K
 from serving.cluster_gateway import waits
 from serving.cluster_jobs import JOBS
 from serving.gateway_api import APIS, ROUTES
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 from serving.registry_depot import depot_of
 
 MANIFESTS = Path(__file__).parents[1] / "k8s"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines.store import StoreError
 from serving.cluster import Cluster, ClusterError, Kind
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 
 LEASES = Kind("coordination.k8s.io/v1", "leases")
 

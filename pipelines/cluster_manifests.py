@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from serving.kubernetes_objects import PREFIX, Object
+from serving.pod_parts import PREFIX, Object
 
 CONTROLLER = "mlflow-promote-controller"
 """Name of the Deployment and its Service, and of the image that manifests have before they are completed."""

@@ -15,7 +15,8 @@ from pipelines.rollout import Event, Rollout
 from pipelines.store import History, RolloutStore
 from serving.cluster import DEPLOYMENTS, MANAGER, Cluster
 from serving.cluster_view import View
-from serving.kubernetes_objects import PREFIX, REVISION, Object
+from serving.kubernetes_objects import REVISION
+from serving.pod_parts import PREFIX, Object
 
 PHASE, WEIGHT = f"{PREFIX}phase", f"{PREFIX}weight"
 """Labels of a Deployment. A weight is the share in percent that the rollout asks for."""

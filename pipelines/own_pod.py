@@ -7,7 +7,7 @@ from functools import cached_property
 
 from pipelines.cluster_manifests import CONTROLLER
 from serving.cluster import DEPLOYMENTS, PODS, Cluster, ClusterError
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 
 _CONTAINER = "controller"
 

@@ -21,7 +21,7 @@ import urllib3
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 
 MANAGER = "mlflow-promote"
 """Under this name the cluster knows which fields are ours."""

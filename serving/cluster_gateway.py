@@ -26,7 +26,7 @@ from serving.gateway import GatewayError
 from serving.gateway_objects import ACCESS_LOG, ADMIN, DOOR, KEY, LISTENS, TABLES, GatewayObjects, tables_of
 from serving.gateway_pod import PACKED
 from serving.image_context import USER
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 from serving.router import RouterError
 
 COMPONENT = "app.kubernetes.io/component"

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from serving.cluster import EVENTS, PODS, Cluster, ClusterError, Kind
 from serving.job_objects import CONTAINER, RUNS, JobSettings, Seen, job, why
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 
 JOBS = Kind("batch/v1", "jobs")
 

@@ -11,7 +11,7 @@ import base64
 from collections.abc import Mapping
 
 from serving.cluster import SECRETS, Cluster
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 
 
 def names_of(installation: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from serving.cluster_view import Watched
 from serving.envoy import Config
 from serving.gateway_objects import TABLES_SEEN
 from serving.gateway_pod import PACKED
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 from serving.router import RouterError
 
 _logger = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ import threading
 from collections.abc import Mapping
 
 from serving.cluster import DEPLOYMENTS, EVENTS, GONE, PODS, Cluster, ClusterError, Event, Kind
-from serving.kubernetes_objects import NAME, Object
+from serving.kubernetes_objects import NAME
+from serving.pod_parts import Object
 
 _logger = logging.getLogger(__name__)
 

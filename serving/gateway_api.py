@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from serving.kubernetes_objects import INSTALLATION, PREFIX, Object
+from serving.pod_parts import INSTALLATION, PREFIX, Object, labels
 from serving.revision import Address, Weights
 from serving.router import Route
 
@@ -133,14 +133,8 @@ def http_route(route: Route, settings: RouteSettings, api: str, before: Route | 
 
 
 def _labels(model: str, settings: RouteSettings) -> dict[str, str]:
-    common = "app.kubernetes.io/"
-    told = {"name": "route", "component": "route", "managed-by": "mlflow-promote", "part-of": settings.installation}
-    return {
-        **{f"{common}{key}": value for key, value in told.items()},
-        f"{common}instance": name_of(model, settings.installation),
-        INSTALLATION: settings.installation,
-        PART: "route",
-    }
+    instance = name_of(model, settings.installation)
+    return {**labels(settings.installation, "route", instance, name="route"), PART: "route"}
 
 
 def _spec(route: Route, settings: RouteSettings) -> Object:

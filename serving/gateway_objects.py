@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.kubernetes_objects import INSTALLATION, PREFIX, Object, scraped
+from serving.kubernetes_objects import scraped
+from serving.pod_parts import INSTALLATION, PREFIX, Object, confined, labels, pulled_with, unprivileged
 
 LISTENS, DOOR, ADMIN = 10000, 10002, 9901
 """Ports in a pod: of clients, of the controller, and of Envoy's administration, which only the pod itself reaches."""
@@ -76,9 +77,7 @@ class GatewayObjects:
 
     @property
     def labels(self) -> dict[str, str]:
-        common = "app.kubernetes.io/"
-        told = {"name": "envoy", "instance": self.name, "part-of": self.installation, "managed-by": "mlflow-promote"}
-        return {**{f"{common}{key}": value for key, value in told.items()}, **self.selector}
+        return labels(self.installation, "gateway", self.name, name="envoy")
 
     def deployment(self, user: int) -> Object:
         """Everything runs as `user`. Replicas are replaced one after the other, each once another one is ready."""
@@ -133,18 +132,10 @@ class GatewayObjects:
             "labelSelector": {"matchLabels": self.selector},
         }
         serving = ("--log", ACCESS_LOG, "--port", str(DOOR), "--admin-port", str(ADMIN))
-        pulls = {"imagePullSecrets": [{"name": name} for name in self.pull_secrets]}
-        return ({} if not self.pull_secrets else pulls) | {
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
+        return {
+            **unprivileged(user, user),
+            **pulled_with(self.pull_secrets),
             "terminationGracePeriodSeconds": _DROP_SECONDS + _DRAIN_SECONDS + _MARGIN_SECONDS,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": user,
-                "runAsGroup": user,
-                "fsGroup": user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
             "topologySpreadConstraints": [spread],
             "initContainers": [self._beside("unpack")],
             "containers": [self._envoy(), self._beside("serve", *serving) | {"ports": [_port("door", DOOR)]}],
@@ -166,7 +157,7 @@ class GatewayObjects:
             "command": [*_POD, "start", "--log", ACCESS_LOG, "--", "/usr/local/bin/envoy"],
             "args": [*options, "--disable-hot-restart", "--concurrency", "2"],
             "ports": [_port("http", LISTENS)],
-            "securityContext": _CONFINED,
+            "securityContext": confined(),
             "volumeMounts": [_mount("boot", BOOT), _mount("tables", TABLES), _mount("log", LOG)],
             "lifecycle": {"preStop": {"exec": {"command": drain}}},
             "startupProbe": _probe(period=1, failures=60),
@@ -181,17 +172,12 @@ class GatewayObjects:
             "command": [*_POD, part],
             "args": ["--packed", PACKED, "--tables", TABLES, *more],
             "env": [{"name": KEY, "valueFrom": {"secretKeyRef": {"name": self.name, "key": KEY}}}],
-            "securityContext": _CONFINED,
+            "securityContext": confined(),
             "volumeMounts": [_mount("packed", PACKED), _mount("tables", TABLES), _mount("log", LOG)],
         }
 
 
 _POD = ("python3", "-m", "serving.gateway_pod")
-_CONFINED = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
 
 
 def _mount(name: str, path: str) -> Object:

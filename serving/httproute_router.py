@@ -29,7 +29,7 @@ from serving.gateway_api import (
     standing,
     written,
 )
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 from serving.router import Route, RouterError
 
 _logger = logging.getLogger(__name__)

@@ -6,12 +6,27 @@ first one is gone, and whether or not the controller runs meanwhile. What was pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from serving.image_context import USER
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import (
+    INSTALLATION,
+    Object,
+    amounts,
+    condition,
+    confined,
+    container,
+    how_ended,
+    labels,
+    last_warning,
+    pod_ended,
+    pulled_with,
+    starved,
+    unplaced,
+    unprivileged,
+    waits,
+)
 
 CONTAINER = "work"
 """The one container of a pod."""
@@ -65,15 +80,7 @@ class JobSettings:
 
     @property
     def labels(self) -> dict[str, str]:
-        common = "app.kubernetes.io/"
-        return {
-            f"{common}name": "mlflow-promote",
-            f"{common}instance": self.installation,
-            f"{common}component": self.component,
-            f"{common}part-of": self.installation,
-            f"{common}managed-by": "mlflow-promote",
-            INSTALLATION: self.installation,
-        }
+        return labels(self.installation, self.component, self.installation)
 
 
 def job(name: str, command: Sequence[str], told: Mapping[str, str], settings: JobSettings) -> Object:
@@ -102,47 +109,34 @@ def reference(owner: Object) -> Object:
 def _pod(command: Sequence[str], told: Mapping[str, str], settings: JobSettings) -> Object:
     user, group = (int(part) for part in USER.split(":"))
     claim = {"name": "predictions", "persistentVolumeClaim": {"claimName": settings.log_claim}}
-    spec: Object = {
+    return {
         "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": user,
-            "runAsGroup": group,
-            "fsGroup": group,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **unprivileged(user, group),
+        **pulled_with(settings.pull_secrets),
         "containers": [_container(command, told, settings)],
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": _TEMPORARY}},
             *([claim] if settings.log_claim else []),
         ],
     }
-    pulled = [{"name": name} for name in settings.pull_secrets]
-    return spec | ({"imagePullSecrets": pulled} if pulled else {})
 
 
 def _container(command: Sequence[str], told: Mapping[str, str], settings: JobSettings) -> Object:
     variables = {"HOME": "/tmp"} | dict(settings.environment) | dict(told)  # noqa: S108 - of a container
-    asked = {"cpu": f"{max(1, round(settings.cpus * 1000))}m", "memory": f"{settings.memory_mb}Mi"}
+    asked = amounts(settings.cpus, settings.memory_mb)
     mounted = [{"name": "predictions", "mountPath": LOG, "readOnly": True}] if settings.log_claim else []
-    container: Object = {
+    made: Object = {
         "name": CONTAINER,
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
         "command": list(command),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "resources": {"requests": asked, "limits": dict(asked)},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": confined(),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *mounted],  # noqa: S108 - of a container
     }
     secrets = [{"secretRef": {"name": name}} for name in settings.environment_secrets]
-    return container | ({"envFrom": secrets} if secrets else {})
+    return made | ({"envFrom": secrets} if secrets else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +152,12 @@ class Seen:
 
     @property
     def succeeded(self) -> bool:
-        return bool(_condition(self.job, "Complete"))
+        return bool(_holds(self.job, "Complete"))
 
     @property
     def failed(self) -> bool:
         """Whether the cluster has given it up."""
-        return bool(_condition(self.job, "Failed"))
+        return bool(_holds(self.job, "Failed"))
 
     @property
     def telling(self) -> Object | None:
@@ -179,7 +173,7 @@ class Seen:
 
 def why(seen: Seen, settings: JobSettings) -> str:
     """Why there is no result, or not yet, in the cluster's words."""
-    told, pod = _condition(seen.job, "Failed"), seen.telling
+    told, pod = _holds(seen.job, "Failed"), seen.telling
     at = _of_pod(pod, seen, settings) if pod is not None else _of_none(seen)
     if told.get("reason") == "DeadlineExceeded":
         return "; ".join(filter(None, [f"did not end within {settings.seconds} s", at]))
@@ -191,46 +185,34 @@ def why(seen: Seen, settings: JobSettings) -> str:
 
 def _of_none(seen: Seen) -> str:
     """No pod was made."""
-    told = _last_warning(seen.warnings, seen.job["metadata"].get("uid"))
-    return f"its pod cannot be made: {told}" if told else ""
+    told = last_warning(_warnings(seen.job, seen))
+    return f"its pod cannot be made: {told[:_WORDS]}" if told else ""
 
 
 def _of_pod(pod: Object, seen: Seen, settings: JobSettings) -> str:
-    status, ended = pod.get("status", {}), _ending(pod)
+    ended = _ending(pod)
     if _no_memory(pod):
-        return f"was ended by the system for want of memory (the limit is {settings.memory_mb} MiB)"
+        return starved(settings.memory_mb)
     if ended:
-        code = int(ended.get("exitCode", 0))
-        return f"ended with status {code}" if code <= 128 else f"was ended by signal {code - 128}"
-    if status.get("phase") == "Failed":
-        told = filter(None, (status.get("reason", ""), status.get("message", "")))
-        return f"its pod was ended: {': '.join(told)[:_WORDS] or 'the cluster does not say why'}"
-    placed: Object = next((one for one in status.get("conditions") or () if one["type"] == "PodScheduled"), {})
-    if placed.get("status") == "False":
-        return f"no node takes it: {placed.get('message', '')[:_WORDS]}"
-    waiting = _status(pod).get("state", {}).get("waiting")
-    if waiting:
-        said = _last_warning(seen.warnings, pod["metadata"].get("uid")) or waiting.get("message", "")[:_WORDS]
-        return ": ".join(filter(None, [waiting.get("reason", "waits"), said]))
-    return _last_warning(seen.warnings, pod["metadata"].get("uid"))
+        return how_ended(int(ended.get("exitCode", 0)))
+    if pod.get("status", {}).get("phase") == "Failed":
+        return pod_ended(pod)[:_WORDS]
+    waiting, warnings = container(pod, CONTAINER).get("state", {}).get("waiting"), _warnings(pod, seen)
+    return (unplaced(pod) or (waits(waiting, warnings) if waiting else last_warning(warnings)))[:_WORDS]
 
 
-def _last_warning(warnings: Iterable[Object], uid: str | None) -> str:
-    """What the cluster last warned of, without that it waits before it tries again, which says nothing."""
-    own = [one for one in warnings if one.get("involvedObject", {}).get("uid") == uid and one.get("type") == "Warning"]
-    told = [one for one in own if one.get("reason") != "BackOff" and not str(one.get("message")).startswith("Error: ")]
-    latest = sorted(told, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
-    return str(latest[-1].get("message", ""))[:_WORDS] if latest else ""
+def _warnings(of: Object, seen: Seen) -> list[Object]:
+    """The latest last."""
+    uid = of["metadata"].get("uid")
+    own = [one for one in seen.warnings if one.get("involvedObject", {}).get("uid") == uid]
+    told = [one for one in own if one.get("type") == "Warning"]
+    return sorted(told, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
 
 
-def _condition(of: Object, kind: str) -> dict[str, Any]:
-    told = of.get("status", {}).get("conditions") or ()
-    return next((one for one in told if one["type"] == kind and one["status"] == "True"), {})
-
-
-def _status(pod: Object) -> Object:
-    told = pod.get("status", {}).get("containerStatuses") or ()
-    return next((one for one in told if one["name"] == CONTAINER), {})
+def _holds(of: Object, kind: str) -> Object:
+    """That condition of an object, where it is true."""
+    told = condition(of, kind)
+    return told if told.get("status") == "True" else {}
 
 
 def _tells(pod: Object) -> int:
@@ -242,5 +224,5 @@ def _no_memory(pod: Object) -> bool:
 
 
 def _ending(pod: Object) -> Object:
-    ended: Object = _status(pod).get("state", {}).get("terminated") or {}
+    ended: Object = container(pod, CONTAINER).get("state", {}).get("terminated") or {}
     return ended

@@ -24,11 +24,9 @@ from serving.engine_errors import EngineError
 from serving.kubernetes_models import fetched_of
 from serving.kubernetes_objects import (
     CONTAINER,
-    INSTALLATION,
     NAME,
     REVISION,
     ClusterSettings,
-    Object,
     autoscaler,
     budget,
     deployment,
@@ -49,6 +47,7 @@ from serving.kubernetes_reading import (
 )
 from serving.local_state import keep, tail
 from serving.pod_health import PodHealth
+from serving.pod_parts import INSTALLATION, Object
 from serving.revision import Revision, RevisionStatus
 from serving.target import TargetError
 

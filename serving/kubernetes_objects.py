@@ -11,18 +11,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from serving.image_context import CACHE, HOME, PORT, USER
 from serving.kubernetes_models import MOUNT, Fetched
+from serving.pod_parts import INSTALLATION, PREFIX, Object, amounts, confined, labels, pulled_with, unprivileged
 from serving.revision import Address, Revision
 
-Object = dict[str, Any]
-"""One object of a cluster, as JSON has it."""
-
-PREFIX = "mlflow-promote/"
-INSTALLATION = f"{PREFIX}installation"
-"""Label on everything of ours: the name of the installation that it belongs to."""
 NAME = f"{PREFIX}revision"
 """Label on everything of a revision, its pods as well: the name of its objects."""
 OF = f"{PREFIX}of"
@@ -207,15 +201,10 @@ def _selector(revision: Revision, settings: ClusterSettings) -> dict[str, str]:
 
 
 def _labels(revision: Revision, settings: ClusterSettings) -> dict[str, str]:
-    name = name_of(revision.id)
-    common = "app.kubernetes.io/"
+    model = _label(revision.version.model) or "model"
     return {
-        f"{common}name": _label(revision.version.model) or "model",
-        f"{common}instance": name,
-        f"{common}version": str(revision.version.version),
-        f"{common}component": "model-server",
-        f"{common}part-of": settings.installation,
-        f"{common}managed-by": "mlflow-promote",
+        **labels(settings.installation, "model-server", name_of(revision.id), name=model),
+        "app.kubernetes.io/version": str(revision.version.version),
         **_selector(revision, settings),
     }
 
@@ -229,17 +218,9 @@ def _pod(revision: Revision, settings: ClusterSettings, fetched: Fetched | None)
     user, group = (int(part) for part in USER.split(":"))
     drain = settings.pause_seconds + revision.settings.drain_seconds
     spec: Object = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
+        **unprivileged(user, group),
+        **pulled_with(settings.pull_secrets),
         "terminationGracePeriodSeconds": math.ceil(drain) + _MARGIN_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": user,
-            "runAsGroup": group,
-            "fsGroup": group,
-            **({"fsGroupChangePolicy": "OnRootMismatch"} if fetched else {}),  # a model has many files, or large ones
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "topologySpreadConstraints": [_spread(revision, settings, key) for key in ("hostname", "zone")],
         "containers": [_container(revision, settings, fetched)],
         "volumes": [
@@ -248,8 +229,9 @@ def _pod(revision: Revision, settings: ClusterSettings, fetched: Fetched | None)
             *([fetched.volume(settings.models_claim)] if fetched else []),
         ],
     }
+    if fetched:  # A model has many files, or large ones.
+        spec["securityContext"]["fsGroupChangePolicy"] = "OnRootMismatch"
     chosen = {
-        "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
         "serviceAccountName": settings.service_account,
         "nodeSelector": {**settings.node_selector, **dict(revision.settings.node_labels)},
     }
@@ -281,11 +263,7 @@ def _container(revision: Revision, settings: ClusterSettings, fetched: Fetched |
         "env": [{"name": name, "value": value} for name, value in _environment(revision, settings, fetched).items()],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(revision, fetched.room(settings.models_claim) if fetched else {}),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": confined(),
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - of a container
             *({"name": volume["name"], "mountPath": _LOG} for volume in _claimed(settings)),
@@ -321,14 +299,10 @@ def _resources(revision: Revision, room: Mapping[str, str]) -> Object:
     Of its node's disk it only asks for `room`: its volumes have limits of their own.
     """
     settings = revision.settings
-    asked = {
-        "cpu": f"{max(1, round(settings.cpus * 1000))}m" if settings.cpus else None,
-        "memory": f"{settings.memory_mb}Mi" if settings.memory_mb else None,
-        "nvidia.com/gpu": str(settings.gpus) if settings.gpus else None,
-    }
-    limits = {name: value for name, value in asked.items() if value}
+    gpus = {"nvidia.com/gpu": str(settings.gpus)} if settings.gpus else {}
+    limits = amounts(settings.cpus, settings.memory_mb) | gpus
     told = {"requests": {**limits, **room}, "limits": limits}
-    return {name: amounts for name, amounts in told.items() if amounts}
+    return {name: asked for name, asked in told.items() if asked}
 
 
 def _environment(revision: Revision, settings: ClusterSettings, fetched: Fetched | None) -> dict[str, str]:

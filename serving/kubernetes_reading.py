@@ -12,19 +12,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
 
 from serving.kubernetes_objects import (
     CONTAINER,
-    INSTALLATION,
     NAME,
     OF,
-    PREFIX,
     ClusterSettings,
-    Object,
     address_of,
 )
 from serving.local_state import parse_revision
+from serving.pod_parts import (
+    INSTALLATION,
+    PREFIX,
+    Object,
+    condition,
+    container,
+    how_ended,
+    pod_ended,
+    starved,
+    unplaced,
+    waits,
+)
 from serving.revision import Revision, RevisionState, RevisionStatus
 
 KNOWN = f"{PREFIX}known-deaths"
@@ -229,12 +237,12 @@ def _restarts(seen: Seen, state: RevisionState) -> int:
 
 def _was_ready(deployment: Object) -> bool:
     """Whether all replicas were ready at one time, as the cluster remembers it."""
-    return _condition(deployment, "Progressing").get("reason") == "NewReplicaSetAvailable"
+    return condition(deployment, "Progressing").get("reason") == "NewReplicaSetAvailable"
 
 
 def is_ready(pod: Object) -> bool:
     """Whether the cluster has found its server ready."""
-    return _condition(pod, "Ready").get("status") == "True"
+    return condition(pod, "Ready").get("status") == "True"
 
 
 def runs(pod: Object) -> bool:
@@ -256,18 +264,15 @@ def _why_ended(revision: Revision, pod: Object, seen: Seen) -> str:
 
 
 def _how_ended(revision: Revision, pod: Object, seen: Seen) -> str:
-    ended, memory = _ending(pod), revision.settings.memory_mb
+    ended = _ending(pod)
     if not ended:
-        told = (pod["status"].get("reason", ""), pod["status"].get("message", ""))
-        return f"its pod was ended: {': '.join(filter(None, told))[:_WORDS] or 'the cluster does not say why'}"
+        return pod_ended(pod)[:_WORDS]
     code, reason = int(ended.get("exitCode", 0)), ended.get("reason", "")
     if reason == "OOMKilled":
-        limit = f"the limit is {memory} MiB" if memory else "no limit"
-        return f"was ended by the system for want of memory ({limit})"
+        return starved(revision.settings.memory_mb)
     if reason in _UNSTARTABLE:
         return f"cannot be started: {str(ended.get('message', reason))[:_WORDS]}"
-    how = f"ended with status {code}" if code <= 128 else f"was ended by signal {code - 128}"
-    return "; ".join(filter(None, [how, _unhealthy(pod, ended, seen)]))
+    return "; ".join(filter(None, [how_ended(code), _unhealthy(pod, ended, seen)]))
 
 
 def _unhealthy(pod: Object, ended: Object, seen: Seen) -> str:
@@ -280,7 +285,7 @@ def _unhealthy(pod: Object, ended: Object, seen: Seen) -> str:
 
 def _cannot_be(seen: Seen) -> str:
     """Why it will not run soon, in the cluster's words; empty where it may."""
-    refused = _condition(seen.deployment, "ReplicaFailure")
+    refused = condition(seen.deployment, "ReplicaFailure")
     if refused.get("status") == "True":
         return f"its pods cannot be made: {refused.get('message', '')[:_WORDS]}"
     for pod in seen.alive:
@@ -295,9 +300,8 @@ def _not_yet(revision: Revision, seen: Seen) -> str:
     pod = next((pod for pod in seen.alive if not is_ready(pod) and pod["status"].get("phase") != "Failed"), None)
     if pod is None:
         return "has no pod yet" if not seen.alive else "is not ready yet"
-    placed = _condition(pod, "PodScheduled")
-    if placed.get("status") == "False":
-        return f"no node takes it: {placed.get('message', '')[:_WORDS]}"
+    if told := unplaced(pod):
+        return told[:_WORDS]
     at = _at(pod, seen)
     return f"{at}; the one before {_why_ended(revision, pod, seen)}" if deaths(pod) and _ending(pod) else at
 
@@ -314,11 +318,8 @@ def _at(pod: Object, seen: Seen) -> str:
 
 
 def _waits(pod: Object, waiting: Object, seen: Seen) -> str:
-    """Of a container that waits: the reason, and what the cluster last warned of, which says more than the rest."""
-    told = [event["message"] for event in _warnings(pod, seen) if event.get("reason") not in ("BackOff", "Unhealthy")]
-    explained = [message for message in told if not message.startswith("Error: ")]
-    detail = explained[-1] if explained else waiting.get("message", "")
-    return ": ".join(filter(None, [waiting.get("reason", "waits"), detail[:_WORDS]]))
+    told = [event for event in _warnings(pod, seen) if event.get("reason") != "Unhealthy"]
+    return waits(waiting, told)[:_WORDS]
 
 
 def _fetched(seen: Seen) -> int:
@@ -346,8 +347,7 @@ def _when(event: Object) -> str:
 
 
 def _container(pod: Object) -> Object:
-    told = pod["status"].get("containerStatuses") or ()
-    return next((one for one in told if one["name"] == CONTAINER), {})
+    return container(pod, CONTAINER)
 
 
 def _ending(pod: Object) -> Object:
@@ -355,8 +355,3 @@ def _ending(pod: Object) -> Object:
     told = _container(pod)
     ended: Object = told.get("state", {}).get("terminated") or told.get("lastState", {}).get("terminated") or {}
     return ended
-
-
-def _condition(of: Object, kind: str) -> dict[str, Any]:
-    told = of.get("status", {}).get("conditions") or ()
-    return next((one for one in told if one["type"] == kind), {})

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from serving.cluster_access import Access, Ask
 from serving.image_context import PORT
-from serving.kubernetes_objects import NAME, Object, name_of
+from serving.kubernetes_objects import NAME, name_of
 from serving.kubernetes_reading import Said, is_ready, runs
+from serving.pod_parts import Object
 
 _logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from monitoring.remote_log import RemoteLogs
 from serving.cluster import CONFIG_MAPS, DEPLOYMENTS, PODS, SECRETS, SERVICES
 from serving.cluster_gateway import COMPONENT, takes_requests
 from serving.kubernetes import KubernetesTarget
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 from serving.revision import Revision, Weights
 from serving.router import Route, RouterError
 from tests.contract.test_access_log import FOLDING, READING, totals

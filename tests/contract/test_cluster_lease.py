@@ -16,7 +16,7 @@ from kubernetes.client import Configuration
 
 from pipelines.cluster_lease import LEASES, ClusterLease
 from serving.cluster import Cluster
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 from tests.fixtures.cluster import namespace
 
 pytestmark = [pytest.mark.kubernetes]

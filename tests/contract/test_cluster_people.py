@@ -10,7 +10,8 @@ from kubernetes.client import ApiClient, AppsV1Api
 
 from pipelines.rollout import Phase
 from serving.cluster import DEPLOYMENTS, PODS
-from serving.kubernetes_objects import INSTALLATION, NAME, Object, name_of
+from serving.kubernetes_objects import NAME, name_of
+from serving.pod_parts import INSTALLATION, Object
 from serving.revision import Revision
 from tests.contract.cluster_rollouts import SECONDS, Rollouts, everything
 from tests.fixtures.cluster import CLUSTER, ClusterInstallation

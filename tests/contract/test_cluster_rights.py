@@ -19,7 +19,7 @@ from serving.cluster_tables import ConfigMapTables
 from serving.cluster_view import View, Watched
 from serving.envoy_router import EnvoyRouter
 from serving.kubernetes import KubernetesTarget
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 from serving.revision import Weights
 from serving.router import Route
 from tests.contract.test_kubernetes import account, ready, revision_of, stop_all

@@ -22,7 +22,7 @@ from serving.foreign_gateway import ForeignGateway
 from serving.gateway import GatewayError
 from serving.gateway_api import EDITED, GROUP, PART, ROUTES, Parent, RouteSettings, http_route, name_of
 from serving.httproute_router import SILENT_SECONDS, HttpRouteRouter
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 from serving.revision import Address, Weights
 from serving.router import Route, RouterError
 from tests.fakes.route_cluster import RouteCluster, route_cluster

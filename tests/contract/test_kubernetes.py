@@ -24,7 +24,8 @@ from serving.cluster import DEPLOYMENTS, PODS, Cluster, ClusterError, Kind
 from serving.cluster_view import View
 from serving.engine_errors import EngineError
 from serving.kubernetes import KubernetesTarget
-from serving.kubernetes_objects import Object, deployment, name_of, service
+from serving.kubernetes_objects import deployment, name_of, service
+from serving.pod_parts import Object
 from serving.revision import Revision, RevisionSettings, RevisionState, RevisionStatus
 from serving.target import TargetError
 from tests.fixtures.cluster import LONG, ClusterInstallation

@@ -26,7 +26,7 @@ from kubernetes.client import ApiClient, Configuration, CoreV1Api
 from pipelines.cluster_install import MANIFESTS
 from pipelines.cluster_manifests import CONTROLLER, PART_OF
 from serving.cluster import DEPLOYMENTS, EVENTS, PODS, Cluster, Kind
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 from tests.e2e.loop import PORTS, PROGRAM, Loop, answers, failed, until
 from tests.fixtures.cluster import NODE_PORTS, connection, namespace
 from tests.fixtures.engines import engine_of

@@ -23,7 +23,7 @@ from jsonschema import Draft202012Validator
 from kubernetes.client import Configuration
 
 from serving.gateway_api import GROUP, ROUTES
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 
 
 class RefusedError(Exception):

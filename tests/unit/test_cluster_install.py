@@ -13,7 +13,7 @@ from pipelines import cluster_install
 from pipelines.client import ClientError
 from pipelines.cluster_manifests import CONTROLLER
 from pipelines.settings import Settings
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 
 IMAGE = f"example.org/models/controller@sha256:{'0' * 64}"
 

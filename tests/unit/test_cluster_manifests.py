@@ -18,7 +18,8 @@ from registry_hooks.model_version import ModelVersion
 from serving import kubernetes_objects as revisions
 from serving.gateway_objects import GatewayObjects
 from serving.kubernetes_models import Fetched
-from serving.kubernetes_objects import ClusterSettings, Object
+from serving.kubernetes_objects import ClusterSettings
+from serving.pod_parts import Object
 from serving.revision import Revision, RevisionSettings
 
 MANIFEST_FILES = [file for file in sorted(MANIFESTS.rglob("*.yaml")) if file.parent.name != "monitoring"]

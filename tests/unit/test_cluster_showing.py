@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.cluster_showing import PHASE, WEIGHT, event_object, shown
 from pipelines.rollout import Event, Phase
-from serving.kubernetes_objects import ClusterSettings, Object, deployment
+from serving.kubernetes_objects import ClusterSettings, deployment
+from serving.pod_parts import Object
 from tests.unit.test_rollout import CANDIDATE, STABLE, rollout
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)

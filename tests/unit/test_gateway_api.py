@@ -26,7 +26,7 @@ from serving.gateway_api import (
     standing,
     written,
 )
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 from serving.revision import Address, Weights
 from serving.router import Route
 

@@ -13,7 +13,7 @@ from serving.cluster_gateway import bootstrap_of, nothing_served, takes_requests
 from serving.cluster_tables import packed, unpacked
 from serving.envoy import CLUSTERS_FILE, ROUTES_FILE, GatewaySettings
 from serving.gateway_objects import ADMIN, BOOTSTRAP, KEY, LISTENS, GatewayObjects
-from serving.kubernetes_objects import INSTALLATION, Object
+from serving.pod_parts import INSTALLATION, Object
 from serving.router import RouterError
 
 SETTINGS = GatewaySettings()

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 
 from serving.job_objects import RUNS, JobSettings, Seen, job, why
-from serving.kubernetes_objects import Object
+from serving.pod_parts import Object
 
 OWNER: Object = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "controller", "uid": "u-1"}}
 SETTINGS = JobSettings(

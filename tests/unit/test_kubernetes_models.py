@@ -10,7 +10,8 @@ import pytest
 from registry_hooks.model_version import ModelVersion
 from serving.image_context import CACHE, MANIFEST, MANIFEST_BYTES
 from serving.kubernetes_models import Fetched, fetched_of
-from serving.kubernetes_objects import CONTAINER, ClusterSettings, Object, deployment
+from serving.kubernetes_objects import CONTAINER, ClusterSettings, deployment
+from serving.pod_parts import Object
 from serving.revision import Revision, RevisionSettings
 
 GIGABYTE = 2**30

@@ -16,7 +16,6 @@ from serving.kubernetes_objects import (
     CONTAINER,
     NAME,
     ClusterSettings,
-    Object,
     address_of,
     autoscaler,
     budget,
@@ -25,6 +24,7 @@ from serving.kubernetes_objects import (
     service,
 )
 from serving.kubernetes_reading import revision_of
+from serving.pod_parts import Object
 from serving.revision import Address, Revision, RevisionSettings
 
 SETTINGS = ClusterSettings("models", "promote-1")

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from registry_hooks.model_version import ModelVersion
-from serving.kubernetes_objects import CONTAINER, INSTALLATION, NAME, OF, ClusterSettings, Object, deployment
+from serving.kubernetes_objects import CONTAINER, NAME, OF, ClusterSettings, deployment
 from serving.kubernetes_reading import KNOWN, Said, Seen, acknowledging, altered, deaths, read, revision_of
+from serving.pod_parts import INSTALLATION, Object
 from serving.revision import Revision, RevisionSettings, RevisionState, RevisionStatus
 
 SETTINGS = ClusterSettings("models", "one")

@@ -11,9 +11,10 @@ import httpx
 import pytest
 
 from serving.cluster_access import Ask
-from serving.kubernetes_objects import CONTAINER, NAME, Object
+from serving.kubernetes_objects import CONTAINER, NAME
 from serving.kubernetes_reading import Said
 from serving.pod_health import PodHealth
+from serving.pod_parts import Object
 from tests.fixtures.gateway import until
 
 SECONDS = 30.0
