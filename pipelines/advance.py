@@ -12,11 +12,11 @@ from datetime import datetime
 
 from monitoring.analysis import Evidence, fold, fold_labels
 from monitoring.judgement import Judgement, Verdict, judge
-from monitoring.label_policy import LabelMode
 from monitoring.ramp import climbs
 from monitoring.shadow_evidence import ShadowEvidence, fold_pairs
 from monitoring.shadow_judgement import ShadowJudgement
-from pipelines.reconcile import again, registry_agrees, told
+from pipelines.interruptions import by, deadline, interruption, newer, newer_version, passed, watched
+from pipelines.reconcile import registry_agrees, told
 from pipelines.rollout import FINAL, IMAGE, GateResult, Goal, Inconclusive, Intent, Phase, Rollout, RolloutPolicy, Seen
 from pipelines.shadowing import is_over, shadow_judgement, spares_canary, wanted
 from serving.image import BuildState
@@ -35,13 +35,13 @@ def advance(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
         return _settle(rollout, seen, now)
     if rollout.phase is Phase.ROLLING_BACK:
         return _rolling_back(rollout, seen, now)
-    rollout = _watched(rollout, seen, now)
-    if (why := _interruption(rollout, seen, now)) is not None:
+    rollout = watched(rollout, seen, now)
+    if (why := interruption(rollout, seen, now)) is not None:
         return _back(rollout, why, now)
     if rollout.phase is Phase.PAUSED:
         return _paused(rollout, seen, now)
     if any(intent.goal is Goal.PAUSE for intent in seen.asked):
-        return _pause(rollout, _by("paused", _last(seen, Goal.PAUSE)), now, held=True)
+        return _pause(rollout, by("paused", _last(seen, Goal.PAUSE)), now, held=True)
     return _STEPS[rollout.phase](rollout, seen, now)
 
 
@@ -58,35 +58,11 @@ def alarms(rollout: Rollout) -> tuple[str, ...]:
     return (*said.alarms, *said.notes) if said is not None else ()
 
 
-def deadline(rollout: Rollout) -> float:
-    """Seconds that the present phase, or within it the present step, may take."""
-    policy = rollout.policy
-    return {
-        Phase.CHECKING: policy.build_seconds,
-        Phase.BUILDING: policy.build_seconds,
-        Phase.STARTING: policy.ready_seconds,
-        Phase.PROVING: policy.ready_seconds,
-        Phase.SHADOWING: policy.shadow.max_seconds + policy.ready_seconds,
-        Phase.PROGRESSING: _step_seconds(rollout),
-        Phase.BAKING: policy.bake_seconds,
-        Phase.PROMOTING: policy.promote_seconds,
-        Phase.ROLLING_BACK: policy.ready_seconds,
-        Phase.PAUSED: policy.pause_seconds,
-    }[rollout.phase]
-
-
-def _step_seconds(rollout: Rollout) -> float:
-    """Labels may have more time than a step, where all traffic waits for them."""
-    policy = rollout.policy
-    gated = policy.labels.mode is LabelMode.GATE and rollout.next_weight == 100
-    return max(policy.step_max_seconds, policy.labels.deadline_seconds if gated else 0.0)
-
-
 def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
     """Take in what only ever grows: the claim, the newer intent, the evidence."""
     if seen.holders is not None and rollout.version.version in seen.holders:
         rollout = replace(rollout, claimed=True)
-    if any(_newer(rollout, intent) for intent in seen.asked):
+    if any(newer(rollout, intent) for intent in seen.asked):
         rollout = replace(rollout, superseded=True)
     if rollout.evidence is not None and seen.blocks and rollout.phase not in FINAL:
         rollout = replace(rollout, evidence=fold(rollout.policy.analysis, rollout.evidence, seen.blocks))
@@ -96,105 +72,6 @@ def _absorb(rollout: Rollout, seen: Seen) -> Rollout:
         policy = rollout.policy
         rollout = replace(rollout, shadow=fold_pairs(policy.analysis, policy.shadow, rollout.shadow, seen.pairs))
     return rollout
-
-
-def _newer(rollout: Rollout, intent: Intent) -> bool:
-    """Whether the intent takes the channel over. Wanting the stable version back is an abort, nothing newer."""
-    wants = (Goal.LIVE, Goal.RESTORE, Goal.READY, Goal.RETIRE)
-    other = intent.version != rollout.intent.version or again(rollout, intent)
-    return intent.goal in wants and other and not _wants_stable(rollout, intent)
-
-
-def _wants_stable(rollout: Rollout, intent: Intent) -> bool:
-    stable = rollout.stable.version.version if rollout.stable else None
-    return intent.goal in (Goal.LIVE, Goal.RESTORE) and stable is not None and intent.version == stable
-
-
-def _interruption(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
-    """Why the rollout cannot go on, or None."""
-    if rollout.trouble:
-        return rollout.trouble
-    if seen.gone:
-        return f"version {rollout.version.version} was deleted from the registry"
-    abort = next((i for i in seen.asked if i.goal is Goal.ABORT or _wants_stable(rollout, i)), None)
-    if abort is not None:
-        return _by("aborted", abort)
-    if rollout.superseded and not _goes_first(rollout, seen):
-        return _superseded(rollout, seen)
-    away = rollout.claimed and seen.holders is not None and rollout.version.version not in seen.holders
-    if away and not rollout.superseded:
-        return f"version {rollout.version.version} was taken out of {rollout.intent.channel}"
-    return _dead(rollout, seen) or _silent(rollout, seen, now) or _late(rollout, now)
-
-
-def _goes_first(rollout: Rollout, seen: Seen) -> bool:
-    """A version that was let through to all traffic becomes live before a newer one is tried beside it.
-
-    Going back to an earlier version, or taking the model off the gateway, does not wait for that.
-    """
-    through = rollout.decided and rollout.phase in (Phase.BAKING, Phase.PROMOTING)
-    return through and all(intent.goal is Goal.LIVE for intent in seen.asked if _newer(rollout, intent))
-
-
-def _superseded(rollout: Rollout, seen: Seen) -> str:
-    newer = _newer_version(rollout, seen)
-    return f"superseded by version {newer}" if newer else "superseded"
-
-
-def _newer_version(rollout: Rollout, seen: Seen) -> int | None:
-    newer = [intent for intent in seen.asked if _newer(rollout, intent)]
-    return newer[-1].version if newer else None
-
-
-def _dead(rollout: Rollout, seen: Seen) -> str | None:
-    """The candidate ended by itself; while it starts it may do so `restarts` times."""
-    if rollout.candidate is None or seen.revisions is None:
-        return None
-    status = seen.status(rollout.candidate)
-    if status is not None and status.restarts > rollout.policy.restarts:
-        return f"the candidate crash-loops ({status.restarts} restarts): {status.reason}".rstrip(": ")
-    if _starts(rollout):
-        return None
-    if status is None:
-        return "the candidate is gone from its target"
-    return f"the candidate died: {status.reason}" if status.state is RevisionState.FAILED else None
-
-
-def _starts(rollout: Rollout) -> bool:
-    return Phase.STARTING in (rollout.phase, rollout.resume if rollout.phase is Phase.PAUSED else None)
-
-
-def _watched(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
-    """With since when the candidate is not ready any more. What cannot be seen changes nothing."""
-    if rollout.candidate is None or seen.revisions is None or _starts(rollout):
-        return rollout
-    return replace(rollout, unready=None if seen.ready(rollout.candidate) else rollout.unready or now)
-
-
-def _silent(rollout: Rollout, seen: Seen, now: datetime) -> str | None:
-    """The candidate runs but is not ready any more: it has as long to become so again as it had to start.
-
-    It gets no requests meanwhile, so nothing else would tell.
-    """
-    seconds = rollout.policy.ready_seconds
-    if rollout.unready is None or (now - rollout.unready).total_seconds() <= seconds:
-        return None
-    status = seen.status(rollout.candidate)
-    said = status.reason if status else ""
-    return f"the candidate was ready and is not any more, for {seconds:.0f} s: {said}".rstrip(": ")
-
-
-def _late(rollout: Rollout, now: datetime) -> str | None:
-    """A passed deadline; a step without enough evidence pauses instead (see `_progressing`), and a bake is over."""
-    if rollout.phase in (Phase.PROGRESSING, Phase.BAKING) or not _passed(rollout, now):
-        return None
-    return f"{rollout.phase.value} took longer than {deadline(rollout):.0f} s" + (
-        f": {rollout.reason}" if rollout.reason else ""
-    )
-
-
-def _passed(rollout: Rollout, now: datetime) -> bool:
-    return (now - rollout.entered).total_seconds() > deadline(rollout)
 
 
 def _checking(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
@@ -321,7 +198,7 @@ def _to_all(rollout: Rollout, reason: str, now: datetime) -> Rollout:
 
 
 def _stuck(rollout: Rollout, now: datetime) -> Rollout:
-    if not _passed(rollout, now):
+    if not passed(rollout, now):
         return rollout
     reason = f"not enough evidence after {deadline(rollout):.0f} s: {rollout.reason}"
     said = judgement(rollout)
@@ -362,14 +239,14 @@ def _baking(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     if early is not None:
         reason = f"{rollout.reason}; {early} before the bake was over".removeprefix("; ")
         return replace(_enter(rollout, Phase.PROMOTING, now), reason=reason)
-    return _enter(rollout, Phase.PROMOTING, now, keep_reason=True) if _passed(rollout, now) else rollout
+    return _enter(rollout, Phase.PROMOTING, now, keep_reason=True) if passed(rollout, now) else rollout
 
 
 def _cut_short(rollout: Rollout, seen: Seen) -> str | None:
     """What leaves nothing to wait for in a bake, or None."""
     if rollout.superseded:
-        newer = _newer_version(rollout, seen)
-        return f"version {newer} came" if newer else "a newer version came"
+        version = newer_version(rollout, seen)
+        return f"version {version} came" if version else "a newer version came"
     status = seen.status(rollout.stable)
     ended = seen.revisions is not None and (status is None or status.state is RevisionState.FAILED)
     return "the stable revision ended" if ended else None
@@ -408,7 +285,7 @@ def _rolling_back(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
     """Over as soon as the candidate is seen without traffic; halted where that cannot be had in time."""
     if _back_in_force(rollout, seen):
         return _enter(rollout, Phase.FAILED, now, keep_reason=True)
-    if not _passed(rollout, now):
+    if not passed(rollout, now):
         return rollout
     left = "no other revision is ready" if not seen.ready(rollout.stable) else "the gateway did not follow"
     return replace(_enter(rollout, Phase.HALTED, now), reason=f"{rollout.reason}; traffic stays where it is: {left}")
@@ -451,12 +328,6 @@ def _enter(rollout: Rollout, phase: Phase, now: datetime, *, keep_reason: bool =
 
 def _last(seen: Seen, goal: Goal) -> Intent | None:
     return next((intent for intent in reversed(seen.asked) if intent.goal is goal), None)
-
-
-def _by(what: str, intent: Intent | None) -> str:
-    actor = f" by {intent.actor}" if intent is not None and intent.actor else ""
-    reason = f": {intent.reason}" if intent is not None and intent.reason else ""
-    return f"{what}{actor}{reason}"
 
 
 _STEPS: dict[Phase, Callable[[Rollout, Seen, datetime], Rollout]] = {

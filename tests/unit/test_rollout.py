@@ -12,8 +12,9 @@ from monitoring.analysis_policy import AnalysisPolicy
 from monitoring.blocks import ArmCount, Block
 from monitoring.label_policy import LabelMode, LabelPolicy
 from monitoring.labels import LabelBlock, Labelled
-from pipelines.advance import advance, deadline
+from pipelines.advance import advance
 from pipelines.intents import emptied
+from pipelines.interruptions import deadline
 from pipelines.live import Live
 from pipelines.reconcile import (
     Annotate,

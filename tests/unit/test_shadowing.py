@@ -20,8 +20,9 @@ from monitoring.shadow_pairs import Pairing
 from monitoring.shadow_policy import ShadowMode, ShadowPolicy
 from monitoring.shadow_reading import Shadows, answer_of
 from monitoring.shadow_rows import rows
-from pipelines.advance import advance, deadline
+from pipelines.advance import advance
 from pipelines.cli_views import rollout_view
+from pipelines.interruptions import deadline
 from pipelines.live import Live, upkeep
 from pipelines.reconcile import SetWeights, reconcile
 from pipelines.rollout import Goal, Phase, Rollout, RolloutPolicy, Seen
