@@ -10,29 +10,44 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
-    BeforeValidator,
     Field,
-    SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from monitoring.written import Duration, MalformedError, Mistake, mistakes, read_mapping, unknown
 from pipelines.abilities import RouterKind, fitted
 from pipelines.policy import Policy
-from serving.gateway_api import SETTLE_SECONDS, Parent
+from pipelines.setting_kinds import (
+    BaseImage,
+    DatabaseUrl,
+    File,
+    Folder,
+    GatewayParent,
+    GatewayUrl,
+    Hostname,
+    Index,
+    InstallationName,
+    Label,
+    Listed,
+    Port,
+    RegistryUrl,
+    Seconds,
+    Secret,
+    SecretName,
+    ServerUrl,
+    StoreUrl,
+)
+from serving.gateway_api import SETTLE_SECONDS
 from serving.gateway_objects import name_of
 from serving.package_source import PackageSource
 
@@ -82,107 +97,6 @@ class ServiceType(StrEnum):
     """At an address that the cluster's provider gives."""
 
 
-def _place(given: Path) -> Path:
-    return given.expanduser().absolute()
-
-
-def _listed(given: object) -> object:
-    """A list, or a text with spaces or commas between the entries."""
-    return given.replace(",", " ").split() if isinstance(given, str) else given
-
-
-def _http(given: str) -> str:
-    if not given.startswith(("http://", "https://")):
-        raise ValueError("must be the http:// or https:// address of an MLflow server")
-    return given.rstrip("/")
-
-
-def _store(given: str) -> str:
-    url = urlsplit(given)
-    if url.scheme not in ("http", "https", "s3", "gs", "abfs", "abfss", "az") or not url.netloc or "@" in url.netloc:
-        raise ValueError("must be the http, https, s3, gs, abfs or az URL of a store, without credentials")
-    return given.rstrip("/")
-
-
-def _registry(given: str) -> str:
-    url = urlsplit(given)
-    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.path.strip("/"):
-        raise ValueError("must be http:// or https:// and a registry's host, without credentials or a path")
-    return given.rstrip("/")
-
-
-def _database(given: str) -> str:
-    if not given.startswith(("sqlite:///", "postgresql+psycopg://")):
-        raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
-    return given
-
-
-def _name(given: str) -> str:
-    if not re.fullmatch("[a-z0-9][a-z0-9-]{2,40}", given):
-        raise ValueError("must be 3 to 41 small letters, digits and hyphens, no hyphen first")
-    return given
-
-
-def _label(given: str) -> str:
-    if not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", given):
-        raise ValueError("must be at most 63 small letters, digits and hyphens, no hyphen first or last")
-    return given
-
-
-def _subdomain(given: str) -> str:
-    if not re.fullmatch("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", given):
-        raise ValueError("must be the name of a Secret: small letters, digits, hyphens and dots")
-    return given
-
-
-def _base(given: str) -> str:
-    try:
-        given.format(python="3.11")
-    except (KeyError, IndexError, ValueError) as error:
-        raise ValueError("may have {python} in it, and no other braces") from error
-    return given
-
-
-def _secret(given: SecretStr) -> SecretStr:
-    if len(given.get_secret_value()) < 16:
-        raise ValueError("must have at least 16 characters")
-    return given
-
-
-def _index(given: SecretStr) -> SecretStr:
-    if not given.get_secret_value().startswith(("http://", "https://")) or re.search(r"\s", given.get_secret_value()):
-        raise ValueError("must be the http:// or https:// address of a package index")
-    return given
-
-
-def _parent(given: str) -> str:
-    Parent.parse(given, "")
-    return given
-
-
-def _hostname(given: str) -> str:
-    label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-    if len(given) > 253 or not re.fullmatch(rf"(\*\.)?{label}(\.{label})*", given):
-        raise ValueError("must be hostnames in small letters without a port; the first part may be *")
-    return given
-
-
-def _address(given: str) -> str:
-    url = urlsplit(given)
-    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query:
-        raise ValueError("must be the http:// or https:// address of a gateway, without credentials")
-    return given.rstrip("/")
-
-
-Hostname = Annotated[str, AfterValidator(_hostname)]
-Folder = Annotated[Path, AfterValidator(_place)]
-File = Annotated[Path, AfterValidator(_place)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
-Secret = Annotated[SecretStr, AfterValidator(_secret)]
-Index = Annotated[SecretStr, AfterValidator(_index)]
-
-
 class Settings(BaseSettings):
     """One installation."""
 
@@ -197,7 +111,7 @@ class Settings(BaseSettings):
 
     home: Folder = Path("~/.local/state/mlflow-promote")
     """Folder for everything that the installation keeps on this machine."""
-    mlflow_uri: Annotated[str, AfterValidator(_http)] | None = Field(
+    mlflow_uri: ServerUrl | None = Field(
         default=None,
         validation_alias=AliasChoices("mlflow_uri", "PROMOTE_MLFLOW_URI", "MLFLOW_TRACKING_URI"),
         repr=False,
@@ -205,7 +119,7 @@ class Settings(BaseSettings):
     """Address of the MLflow server, also read from MLFLOW_TRACKING_URI; without one, `up` starts its own."""
     mlflow_port: Port = 5000
     """Port of the MLflow server that `up` starts."""
-    store: Annotated[str, AfterValidator(_database)] = Field(
+    store: DatabaseUrl = Field(
         default_factory=lambda settings: f"sqlite:///{settings['home'] / 'store.db'}", repr=False
     )
     """Database of the store, sqlite:///<path> or postgresql+psycopg://...; store.db in `home` without."""
@@ -215,35 +129,35 @@ class Settings(BaseSettings):
     """Whether a model that no policy names gets the defaults, or is left alone."""
     target: Target = Target.LOCAL
     """Where revisions run."""
-    installation: Annotated[str, AfterValidator(_name)] = Field(
+    installation: InstallationName = Field(
         default_factory=lambda settings: f"promote-{sha256(str(settings['home']).encode()).hexdigest()[:8]}"
     )
     """Name of the installation in an engine or a cluster, on everything of its own; made of `home` without."""
     engine: str | None = Field(default=None, repr=False)
     """Address of the engine; DOCKER_HOST, or CONTAINER_HOST for Podman, or the usual socket without."""
-    base_image: Annotated[str, AfterValidator(_base)] = "python:{python}-slim"
+    base_image: BaseImage = "python:{python}-slim"
     """Image that images of models stand on, with `{python}` for the version that a model needs."""
-    base_images: dict[str, Annotated[str, AfterValidator(_base)]] = Field(default_factory=dict)
+    base_images: dict[str, BaseImage] = Field(default_factory=dict)
     """The same for single flavours, by their names in MLflow: `{"lightgbm": "example.org/python:{python}"}`."""
     image_repository: str | None = None
     """Name that images are below; one that begins with a registry's host is where they are sent and pinned from."""
     image_maker: ImageMaker = ImageMaker.ENGINE
     """Who makes images for a cluster: an `engine`, or the controller with nothing but the `registry`."""
-    registry_url: Annotated[str, AfterValidator(_registry)] | None = None
+    registry_url: RegistryUrl | None = None
     """Where the controller reaches the registry of `image_repository`, if not at its name: `http://registry:5000`."""
     baked_model_mb: Annotated[int, Field(ge=0)] = 1024
     """Largest model, in MiB, that is put into its image; servers fetch a larger one when they start (not `local`)."""
-    artifacts_url: Annotated[str, AfterValidator(_store)] | None = None
+    artifacts_url: StoreUrl | None = None
     """Where containers reach what MLflow keeps at `mlflow-artifacts:/`; at the MLflow server's address without."""
     keep_images: Annotated[int, Field(ge=1)] = 3
     """Of how many versions of each model the image stays although nothing needs it: those that were built last."""
     clean_images_seconds: Annotated[Duration, Field(ge=0, allow_inf_nan=False)] = 86400.0
     """Between two removals of images that nothing needs, while a controller leads; 0: only by command."""
-    namespace: Annotated[str, AfterValidator(_label)] = "mlflow-promote"
+    namespace: Label = "mlflow-promote"
     """Namespace of the cluster in which everything runs that belongs to the installation; it has to be there."""
     kube_context: str | None = None
     """Context of the kubeconfig (KUBECONFIG, else ~/.kube/config) that leads to the cluster; the current without."""
-    pull_secrets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    pull_secrets: Listed[str] = ()
     """Names of Secrets in the namespace with credentials for the registry."""
     gateway_replicas: Annotated[int, Field(ge=1, le=100)] = 2
     """How many pods of a cluster take scoring requests."""
@@ -253,17 +167,17 @@ class Settings(BaseSettings):
     """Image of the gateway, whose command line begins with Envoy's program; in a cluster, one that was made here."""
     router: RouterKind = RouterKind.ENVOY
     """Who shares requests: our own `envoy`, or in a cluster a Gateway of others by `httproute` (docs/kubernetes.md)."""
-    gateway_parent: Annotated[str, AfterValidator(_parent)] | None = None
+    gateway_parent: GatewayParent | None = None
     """Gateway that routes attach to: its name, namespace/name or namespace/name/listener (router `httproute`)."""
-    gateway_hostnames: Annotated[tuple[Hostname, ...], NoDecode, BeforeValidator(_listed)] = ()
+    gateway_hostnames: Listed[Hostname] = ()
     """Hostnames that routes hold for; all of the Gateway's without (router `httproute`)."""
-    gateway_url: Annotated[str, AfterValidator(_address)] | None = None
+    gateway_url: GatewayUrl | None = None
     """Where clients reach that Gateway; made of the first of `gateway_hostnames` without (router `httproute`)."""
     route_settle_seconds: Annotated[Duration, Field(ge=0, allow_inf_nan=False)] = SETTLE_SECONDS
     """How long after a Gateway accepted a route all of its proxies follow it (router `httproute`)."""
     package_index: Index | None = None
     """Package index in the place of PyPI, with user and password where it wants them; what uv is told here without."""
-    package_extra_indexes: Annotated[tuple[Index, ...], NoDecode, BeforeValidator(_listed)] = ()
+    package_extra_indexes: Listed[Index] = ()
     """Package indexes that are asked before it: a package comes from the first that knows it."""
     package_ca: File | None = None
     """Certificates (PEM) by which package indexes are trusted; those of this machine without."""
@@ -295,7 +209,7 @@ class Settings(BaseSettings):
     """PersistentVolumeClaim that pods of a cluster mount where `predictions` is a folder: that of the same volume."""
     models_claim: str | None = None
     """PersistentVolumeClaim (ReadWriteMany) to which pods of a cluster fetch large models; without, each for itself."""
-    predictions_secret: Annotated[str, AfterValidator(_subdomain)] | None = None
+    predictions_secret: SecretName | None = None
     """Secret in the cluster whose keys are variables with which pods reach `predictions`: AWS_ENDPOINT_URL and such."""
     drift_memory_mb: Annotated[int, Field(ge=256)] = 2048
     """Memory, in MiB, that a drift check in a cluster asks for and may take."""
@@ -309,7 +223,7 @@ class Settings(BaseSettings):
     """How many drift checks run in a cluster at the same time; others wait. On one machine it is one."""
     log_key: Secret | None = None
     """Key of the hashes that policies ask for by `log_hash`: without one, what can be guessed can be found again."""
-    notify: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(default=(), repr=False)
+    notify: Listed[str] = Field(default=(), repr=False)
     """Where alerts go besides the log: http(s) addresses get JSON, everything else is an Apprise URL."""
     compile_seconds: Seconds = 120.0
     """How long compiling a model and proving the result right may take; after that the model is served as it is."""
