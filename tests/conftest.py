@@ -49,6 +49,7 @@ pytest_plugins = [
     "tests.fixtures.engines",
     "tests.fixtures.cluster",
     "tests.fixtures.gateway_api",
+    "tests.fixtures.kubernetes_schemas",
     "tests.fixtures.drift",
     "tests.fixtures.models",
     "tests.fixtures.object_store",

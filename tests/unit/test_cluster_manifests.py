@@ -21,6 +21,7 @@ from serving.kubernetes_models import Fetched
 from serving.kubernetes_objects import ClusterSettings
 from serving.pod_parts import Object
 from serving.revision import Revision, RevisionSettings
+from tests.fixtures.kubernetes_schemas import Check
 
 MANIFEST_FILES = [file for file in sorted(MANIFESTS.rglob("*.yaml")) if file.parent.name != "monitoring"]
 """Those of kinds that every cluster has."""
@@ -143,16 +144,33 @@ def documents(files: Sequence[Path]) -> list[Object]:
     return [one for one in every if one.get("kind") not in (None, "Kustomization")]
 
 
-@pytest.mark.parametrize("version", NEW_ENOUGH)
-def test_kubernetes_takes_every_object(version: str) -> None:
+def everything() -> list[Object]:
     every = [*completed(manifests(), wanted()), *of_a_revision(), *of_the_gateway(), *documents(MANIFEST_FILES)]
     assert len(every) > 25
-    for one in every:
+    return every
+
+
+@pytest.mark.parametrize("version", NEW_ENOUGH)
+def test_kubernetes_takes_every_object(version: str) -> None:
+    for one in everything():
         kubernetes_validate.validate(one, version, strict=True)
 
 
-def test_a_schema_refuses_what_it_does_not_know() -> None:
+def test_kubernetes_1_24_takes_every_object(kubernetes_1_24: Check) -> None:
+    kubernetes_1_24(everything())
+
+
+def mistaken() -> Object:
     (deployment, *_) = of_a_revision()
     deployment["spec"]["replica"] = 2
+    return deployment
+
+
+def test_a_schema_refuses_what_it_does_not_know() -> None:
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(deployment, NEW_ENOUGH[-1], strict=True)
+        kubernetes_validate.validate(mistaken(), NEW_ENOUGH[-1], strict=True)
+
+
+def test_so_does_that_of_kubernetes_1_24(kubernetes_1_24: Check) -> None:
+    with pytest.raises(AssertionError, match="replica"):
+        kubernetes_1_24([mistaken()])

@@ -12,6 +12,7 @@ from pipelines.cluster_showing import PHASE, WEIGHT, event_object, shown
 from pipelines.rollout import Event, Phase
 from serving.kubernetes_objects import ClusterSettings, deployment
 from serving.pod_parts import Object
+from tests.fixtures.kubernetes_schemas import Check
 from tests.unit.test_rollout import CANDIDATE, STABLE, rollout
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -52,6 +53,10 @@ def test_an_event_is_one_that_kubernetes_takes_and_says_who_and_what() -> None:
     assert made["message"] == "somebody@example.org: progressing: 5 %"
     assert (made["type"], made["firstTimestamp"]) == ("Normal", "2026-01-01T12:00:00Z")
     assert event_object(replace(TOLD, kind="alert"), place())["type"] == "Warning"
+
+
+def test_kubernetes_1_24_takes_an_event(kubernetes_1_24: Check) -> None:
+    kubernetes_1_24([event_object(TOLD, place())])
 
 
 def test_the_same_event_is_the_same_object_and_another_one_is_not() -> None:

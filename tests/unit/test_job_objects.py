@@ -10,6 +10,7 @@ import pytest
 
 from serving.job_objects import RUNS, JobSettings, Seen, job, why
 from serving.pod_parts import Object
+from tests.fixtures.kubernetes_schemas import Check
 
 OWNER: Object = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "controller", "uid": "u-1"}}
 SETTINGS = JobSettings(
@@ -36,6 +37,10 @@ def made(**told: str) -> Any:
 @pytest.mark.parametrize("version", [f"1.{minor}" for minor in range(25, 38)])
 def test_every_cluster_of_the_last_years_takes_it(version: str) -> None:
     kubernetes_validate.validate(json.loads(json.dumps(made(A="b"))), version, strict=True)
+
+
+def test_kubernetes_1_24_takes_it(kubernetes_1_24: Check) -> None:
+    kubernetes_1_24([made(A="b")])
 
 
 def test_it_comes_to_an_end_by_itself_and_goes_with_its_owner() -> None:
