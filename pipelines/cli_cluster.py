@@ -29,6 +29,10 @@ Inside = Annotated[
     str | None, typer.Option("--registry-url", help="Where the controller reaches the registry, if not as from here.")
 ]
 
+Standby = Annotated[
+    bool, typer.Option("--standby", help="With a second controller; its volume has to be one that several nodes mount.")
+]
+
 
 @k8s.command("image")
 def make_image(*, as_json: AsJson = False) -> None:
@@ -38,18 +42,21 @@ def make_image(*, as_json: AsJson = False) -> None:
 
 
 @k8s.command()
-def render(*, image: Image = None, registry_url: Inside = None) -> None:
+def render(*, image: Image = None, registry_url: Inside = None, standby: Standby = False) -> None:
     """Print the manifests, for whoever applies them by other means. Secrets are in them."""
     package, settings = _package(), _settings()
-    objects = package.render(settings, image or package.make_image(settings, _tell(quiet=False)), registry_url)
+    made = image or package.make_image(settings, _tell(quiet=False))
+    objects = package.render(settings, made, registry_url, standby=standby)
     sys.stdout.write(yaml.safe_dump_all(objects, sort_keys=False))
 
 
 @k8s.command()
-def install(*, image: Image = None, registry_url: Inside = None, as_json: AsJson = False) -> None:
+def install(
+    *, image: Image = None, registry_url: Inside = None, standby: Standby = False, as_json: AsJson = False
+) -> None:
     """Have the controller run in the cluster with the settings that are in force here, and wait until it answers."""
     package, settings, tell = _package(), _settings(), _tell(quiet=as_json)
-    done = package.install(settings, image or package.make_image(settings, tell), registry_url, tell)
+    done = package.install(settings, image or package.make_image(settings, tell), registry_url, tell, standby=standby)
     told = f"the controller answers at {done['url']}\nreach it with: {done['forward']}"
     show(done, lambda _: Text(told), as_json=as_json)
 

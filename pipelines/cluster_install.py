@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from pipelines.abilities import RouterKind
 from pipelines.client import ClientError, Json
-from pipelines.cluster_manifests import CONTROLLER, PART_OF, SECRET, Wanted, completed
+from pipelines.cluster_manifests import CONTROLLER, PART_OF, SECRET, Wanted, completed, patched
 from pipelines.controller_image import PORT, controller_image
 from pipelines.settings import PATHS, Settings
 from pipelines.settings import SECRET as SECRET_SETTINGS
@@ -35,6 +35,9 @@ MANIFESTS = Path(__file__).parents[1] / "k8s"
 FILES = ("rights/rights.yaml", "base/controller.yaml", "base/network.yaml")
 ROUTE_FILES = ("routes/rights.yaml", "routes/network.yaml")
 """What router httproute takes besides."""
+STANDBY = "standby/kustomization.yaml"
+"""What a second controller takes, and the file with what is there besides."""
+STANDBY_FILES = ("standby/budget.yaml",)
 
 _OWN = ("home", "policies", "image_maker", "registry_url", "kube_context", "engine", "namespace")
 """Settings of this machine, or such as the manifests give."""
@@ -65,21 +68,26 @@ def make_image(settings: Settings, tell: Callable[[str], None]) -> str:
     return controller_image(depot_of(repository, settings.registry_url), repository, settings.base_image, tell)
 
 
-def render(settings: Settings, image: str, inside_url: str | None = None) -> list[Object]:
+def render(settings: Settings, image: str, inside_url: str | None = None, *, standby: bool = False) -> list[Object]:
     """The objects of the controller. Raises `ClientError`.
 
-    `inside_url`: where the controller reaches the registry, if that is not where this machine does.
+    `inside_url`: where the controller reaches the registry, if that is not where this machine does. `standby`: with
+    a second controller.
     """
-    return _objects(settings, image, inside_url, {})
+    return _objects(settings, image, inside_url, {}, standby=standby)
 
 
-def install(settings: Settings, image: str, inside_url: str | None, tell: Callable[[str], None]) -> Json:
-    """Have the controller run in the cluster, and wait until it answers. Raises `ClientError`."""
+def install(
+    settings: Settings, image: str, inside_url: str | None, tell: Callable[[str], None], *, standby: bool = False
+) -> Json:
+    """Have the controller run in the cluster, and wait until it answers. See `render`. Raises `ClientError`."""
     with closing(_cluster(settings)) as cluster:
         try:
             _ensure_namespace(settings)
-            objects = _objects(settings, image, inside_url, _known(cluster))
+            objects = _objects(settings, image, inside_url, _known(cluster), standby=standby)
             for one in objects:
+                if one["kind"] == "PodDisruptionBudget":
+                    one["apiVersion"] = cluster.budgets()
                 tell(f"{one['kind']} {one['metadata']['name']}")
                 cluster.apply(one)
             _await(cluster, tell)
@@ -118,9 +126,16 @@ def _routes(cluster: Cluster, settings: Settings) -> Kind | None:
     return kind
 
 
-def _objects(settings: Settings, image: str, inside_url: str | None, known: dict[str, str]) -> list[Object]:
+def _objects(
+    settings: Settings, image: str, inside_url: str | None, known: dict[str, str], *, standby: bool
+) -> list[Object]:
     files = (*FILES, *(ROUTE_FILES if settings.router is RouterKind.HTTPROUTE else ()))
-    manifests = [one for file in files for one in yaml.safe_load_all((MANIFESTS / file).read_text())]
+    manifests = [one for file in files for one in _read(file)]
+    if standby:
+        if not settings.store.startswith("postgresql"):
+            message = "store: has to be PostgreSQL where a second controller stands by"
+            raise ClientError("invalid", message, "a file is not safe on a volume that several nodes mount")
+        manifests = patched(manifests, _read(STANDBY)[0]) + [one for file in STANDBY_FILES for one in _read(file)]
     told, secret = _split(settings)
     made = {name: known.get(name) or secrets.token_hex(size) for name, size in _MADE.items()}
     wanted = Wanted(
@@ -133,6 +148,10 @@ def _objects(settings: Settings, image: str, inside_url: str | None, known: dict
         settings.predictions_secret,
     )
     return completed(manifests, wanted)
+
+
+def _read(file: str) -> list[Object]:
+    return list(yaml.safe_load_all((MANIFESTS / file).read_text()))
 
 
 def _split(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
@@ -192,9 +211,9 @@ def _await(cluster: Cluster, tell: Callable[[str], None]) -> None:
     deadline, said = time.monotonic() + _START_SECONDS, ""
     while True:
         deployment = cluster.get(DEPLOYMENTS, CONTROLLER) or {}
-        status = deployment.get("status") or {}
+        status, wanted = deployment.get("status") or {}, deployment.get("spec", {}).get("replicas", 1)
         current = status.get("observedGeneration", 0) >= deployment.get("metadata", {}).get("generation", 1)
-        if current and status.get("updatedReplicas") and status.get("availableReplicas"):
+        if current and all(status.get(name, 0) >= wanted for name in ("updatedReplicas", "availableReplicas")):
             return
         pods, _ = cluster.list(PODS, labelSelector="app.kubernetes.io/component=controller")
         waiting = next(filter(None, map(waits, pods)), "has no pod yet")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +56,18 @@ def completed(manifests: Iterable[Object], wanted: Wanted) -> list[Object]:
     ]
     made = [_placed(one, wanted) for one in (*copy.deepcopy(list(manifests)), *own)]
     return sorted(made, key=lambda one: _ORDER.index(one["kind"]) if one["kind"] in _ORDER else len(_ORDER))
+
+
+def patched(manifests: Iterable[Object], component: Object) -> list[Object]:
+    """The manifests as a component of kustomize has them, whose patches set what lies at a path of one object."""
+    made = copy.deepcopy(list(manifests))
+    for patch in component["patches"]:
+        wanted = (patch["target"]["kind"], patch["target"]["name"])
+        (one,) = (one for one in made if (one["kind"], one["metadata"]["name"]) == wanted)
+        for step in yaml.safe_load(patch["patch"]):
+            *above, last = step["path"].strip("/").split("/")
+            functools.reduce(operator.getitem, above, one)[last] = step["value"]
+    return made
 
 
 def _placed(one: Object, wanted: Wanted) -> Object:

@@ -23,8 +23,8 @@ def settings(tmp_path: Path, **more: Any) -> Settings:
     return Settings(home=tmp_path, **(given | more))
 
 
-def rendered(chosen: Settings, inside_url: str | None = None) -> dict[tuple[str, str], Object]:
-    objects = cluster_install.render(chosen, IMAGE, inside_url)
+def rendered(chosen: Settings, inside_url: str | None = None, **how: bool) -> dict[tuple[str, str], Object]:
+    objects = cluster_install.render(chosen, IMAGE, inside_url, **how)
     return {(one["kind"], one["metadata"]["name"]): one for one in objects}
 
 
@@ -105,3 +105,26 @@ def test_policies_go_along(tmp_path: Path) -> None:
 def test_what_cannot_be_in_a_cluster_is_refused_by_its_name(tmp_path: Path, more: Any, message: str) -> None:
     with pytest.raises(ClientError, match=message):
         rendered(settings(tmp_path, **more))
+
+
+def test_a_second_controller_has_the_same_volume_and_leaves_one_of_both_when_nodes_are_emptied(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, store="postgresql+psycopg://db/promote")
+    alone, both = rendered(chosen), rendered(chosen, standby=True)
+    controller = both["Deployment", CONTROLLER]["spec"]
+    assert controller["replicas"] == 2
+    assert controller["strategy"]["type"] == "RollingUpdate"
+    assert controller["template"]["spec"]["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "ScheduleAnyway"
+    claim = "PersistentVolumeClaim", "mlflow-promote-home"
+    assert (alone[claim]["spec"]["accessModes"], both[claim]["spec"]["accessModes"]) == (
+        ["ReadWriteOnce"],
+        ["ReadWriteMany"],
+    )
+    budget = both["PodDisruptionBudget", CONTROLLER]
+    assert budget["spec"]["selector"] == controller["selector"]
+    assert budget["metadata"]["namespace"] == chosen.namespace
+    assert both.keys() - alone.keys() == {("PodDisruptionBudget", CONTROLLER)}
+
+
+def test_a_second_controller_takes_a_database_that_both_reach(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="store: has to be PostgreSQL"):
+        rendered(settings(tmp_path), standby=True)

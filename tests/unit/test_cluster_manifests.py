@@ -141,7 +141,7 @@ def of_the_gateway() -> list[Object]:
 def documents(files: Sequence[Path]) -> list[Object]:
     """Of files that are no kustomize configuration and no settings."""
     every = [one for file in files for one in yaml.safe_load_all(file.read_text())]
-    return [one for one in every if one.get("kind") not in (None, "Kustomization")]
+    return [one for one in every if one.get("kind") not in (None, "Kustomization", "Component")]
 
 
 def everything() -> list[Object]:
