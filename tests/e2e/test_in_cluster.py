@@ -119,7 +119,7 @@ def volume(core: CoreV1Api, space: str, claim: str, folder: Path) -> Iterator[No
     name = f"{space}-{claim}"
     spec = {
         "capacity": {"storage": "20Gi"},
-        "accessModes": ["ReadWriteOnce"],
+        "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
         "hostPath": {"path": str(folder)},
         "claimRef": {"namespace": space, "name": claim},
     }
