@@ -6,7 +6,6 @@ image is the controller's own, made as `mlflow-promote k8s image` makes it.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import uuid
@@ -38,7 +37,7 @@ from serving.cluster_jobs import JOBS, ClusterJobs
 from serving.job_objects import JobSettings
 from serving.registry_depot import depot_of
 from tests.contract.test_cluster_jobs import account
-from tests.fixtures.cluster import namespace
+from tests.fixtures.cluster import namespace, secret
 from tests.fixtures.drift import customers, log_writer
 from tests.fixtures.engines import engine_of
 from tests.fixtures.gateway import until
@@ -119,7 +118,7 @@ def place_jobs(cluster_connection: Configuration, tmp_path_factory: pytest.TempP
         space = left.enter_context(namespace(cluster_connection))
         store = left.enter_context(only(left.enter_context(start_object_store(near)), patch))
         mlflow = left.enter_context(start_mlflow(tmp_path_factory.mktemp("mlflow"), host=near))
-        Cluster(cluster_connection, space).apply(secret(space, store.environment))
+        Cluster(cluster_connection, space).apply(secret(space, STORAGE, store.environment))
         cluster = left.enter_context(closing(Cluster(account(cluster_connection, space), space)))
         settings = JobSettings(
             space, space, COMPONENT, own_image(), 1024, 0.5, int(SECONDS), 0, environment_secrets=(STORAGE,)
@@ -134,11 +133,6 @@ def place_jobs(cluster_connection: Configuration, tmp_path_factory: pytest.TempP
             return [one["metadata"]["name"] for objects in found for one in objects]
 
         yield Place(mlflow, store, jobs, remaining, jobs)
-
-
-def secret(space: str, variables: dict[str, str]) -> dict[str, Any]:
-    data = {name: base64.b64encode(value.encode()).decode() for name, value in variables.items()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": STORAGE, "namespace": space}, "data": data}
 
 
 def own_image() -> str:

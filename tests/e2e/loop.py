@@ -65,6 +65,7 @@ MORE = {
     "labels-*": f"{CANARY}\nlabels: {{mode: gate, wait: 20s, deadline: 8m, scale: 1}}",
     "exact-*": CANARY,
     "small-*": f"{CANARY}\nserving: {{memory_mb: 700}}",
+    "drifting-*": f"{CANARY}\ndrift: {{schedule: 60s, jitter: 0s, minimum_rows: 100, reference_rows: 200}}",
     "alias-*": f"{CANARY}\nchannels: {{live: '@champion', pre_live: '@challenger'}}",
 }
 """What the policies of some models say besides, by the pattern of their names."""

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from kubernetes import utils
@@ -28,15 +29,18 @@ from pipelines.cluster_manifests import CONTROLLER, PART_OF
 from serving.cluster import DEPLOYMENTS, EVENTS, PODS, Cluster, Kind
 from serving.pod_parts import INSTALLATION, Object
 from tests.e2e.loop import PORTS, PROGRAM, Loop, answers, failed, until
-from tests.fixtures.cluster import NODE_PORTS, connection, namespace
+from tests.fixtures.cluster import NODE_PORTS, connection, namespace, secret
 from tests.fixtures.engines import engine_of
 from tests.fixtures.gateway import free_port
+from tests.fixtures.object_store import ObjectStore, start_object_store
 from tests.fixtures.registries import open_registry
 from tests.fixtures.relay import Relay
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.docker, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
-MODEL = "inside"
+MODEL = "drifting-inside"
+STORAGE = "storage"
+"""The Secret with which the prediction log is reached."""
 TOKEN = "a-token-of-these-tests"
 BASE = "python:3.11-slim"
 KINDS = [
@@ -59,6 +63,8 @@ class Inside:
     registry_url: str
     """Of the registry of this machine, for pods."""
     ports: dict[str, int]
+    store: ObjectStore
+    bucket: str
 
     @property
     def namespace(self) -> str:
@@ -85,6 +91,8 @@ class Inside:
             "PROMOTE_GATEWAY_SERVICE": "NodePort",
             "PROMOTE_GATEWAY_PORT": str(self.ports["gateway_port"]),
             "PROMOTE_MLFLOW_URI": "http://mlflow:5000",
+            "PROMOTE_PREDICTIONS": f"s3://{self.bucket}/predictions",
+            "PROMOTE_PREDICTIONS_SECRET": STORAGE,
             "PROMOTE_POLL_SECONDS": "2",
             "PROMOTE_TOKEN": TOKEN,
         }
@@ -145,8 +153,11 @@ def inside(tmp_path: Path) -> Iterator[Inside]:
         closing(Cluster(where, space)) as cluster,
         volume(core, space, "mlflow-promote-home", tmp_path / "volume" / "home"),
         volume(core, space, "mlflow", tmp_path / "volume" / "mlflow"),
+        start_object_store(near[0]) as store,
     ):
-        there = Inside(where, cluster, tmp_path / "person", f"http://{near[0]}:{near[1]}", ports)
+        url = f"http://{near[0]}:{near[1]}"
+        there = Inside(where, cluster, tmp_path / "person", url, ports, store, store.bucket())
+        cluster.apply(secret(space, STORAGE, store.environment))
         there.home.mkdir()
         engine.api.tag(BASE, f"{there.repository}/python", "3.11-slim")
         engine.push(f"{there.repository}/python:3.11-slim")
@@ -177,6 +188,15 @@ def shown(there: Inside) -> dict[str, tuple[str, str]]:
         one["app.kubernetes.io/version"]: (one.get("mlflow-promote/phase", ""), one.get("mlflow-promote/weight", ""))
         for one in labels
     }
+
+
+def drift(person: Loop) -> str:
+    """What the last check found; empty before the first one."""
+    told = httpx.get(f"{person.api_url}/models/{MODEL}/drift", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+    if told.status_code == 404:
+        return ""
+    told.raise_for_status()
+    return str(told.json()["data"]["state"])
 
 
 def test_a_team_with_nothing_but_a_cluster(inside: Inside) -> None:
@@ -218,6 +238,11 @@ def test_a_team_with_nothing_but_a_cluster(inside: Inside) -> None:
     events, _ = there.cluster.list(EVENTS, fieldSelector="involvedObject.kind=Deployment")
     ours = [one["message"] for one in events if one.get("source", {}).get("component") == "mlflow-promote"]
     assert any("progressing" in message for message in ours), ours
+    # and the schedule has drift looked for, by a Job that reads what the model servers wrote to the bucket
+    assert there.store.keys(there.bucket)
+    until(lambda: drift(person) == "stable", 240, "a check has come to its end")
+    events, _ = there.cluster.list(EVENTS, fieldSelector="involvedObject.kind=Job")
+    assert {one["reason"] for one in events} >= {"SuccessfulCreate", "Completed"}, events
     # and installing it again changes nothing of the secrets
     before = there.core.read_namespaced_secret("mlflow-promote", there.namespace).data
     there.command("install", "--image", image, "--registry-url", there.registry_url)
