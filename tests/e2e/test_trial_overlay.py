@@ -116,7 +116,7 @@ def leads(person: Loop) -> str:
     except httpx.TransportError:
         return ""
     told.raise_for_status()
-    return (told.json()["controller"] or {}).get("holder", "")
+    return str((told.json()["controller"] or {}).get("holder", ""))
 
 
 def ready(cluster: Cluster) -> int:
