@@ -216,7 +216,7 @@ def traffic(url: str, payload: bytes, rate: float = 20.0) -> Iterator[list[LoadR
 
 
 def everything(cluster: Cluster, selector: str) -> Mapping[str, frozenset[str]]:
-    """The names of all that the cluster has with our labels, by kind."""
+    """The names of all that the cluster has with our labels, by kind; without what is on its way out already."""
     kinds = [
         DEPLOYMENTS,
         PODS,
@@ -228,4 +228,8 @@ def everything(cluster: Cluster, selector: str) -> Mapping[str, frozenset[str]]:
         Kind(cluster.autoscalers(), "horizontalpodautoscalers"),
     ]
     found = {kind.plural: cluster.list(kind, labelSelector=selector)[0] for kind in kinds}
-    return {plural: frozenset(one["metadata"]["name"] for one in those) for plural, those in found.items()}
+    stays = {
+        plural: [one["metadata"] for one in those if "deletionTimestamp" not in one["metadata"]]
+        for plural, those in found.items()
+    }
+    return {plural: frozenset(one["name"] for one in those) for plural, those in stays.items()}

@@ -6,6 +6,7 @@ One live version stands beside all of them and goes on untouched.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -104,7 +105,7 @@ def test_a_candidate_whose_image_does_not_exist(beside: Beside) -> None:
     image = f"{rollouts.builder.image.partition('@')[0]}@sha256:{'0' * 64}"
     rollouts.builder.others[len(rollouts.registry.models[rollouts.model].versions) + 1] = image
     reason = beside.taken_back(rollouts.enters(ready_seconds=30.0))
-    assert "ImagePullBackOff" in reason
+    assert re.search("ErrImagePull|ImagePullBackOff", reason)  # whether it tries just now, or waits to try again
     assert "manifest" in reason
 
 
@@ -139,7 +140,7 @@ def test_a_candidate_that_was_ready_and_does_not_answer_any_more(beside: Beside)
     os.kill(process_of(beside.cluster, rollouts.candidate(version)), signal.SIGSTOP)
     reason = beside.taken_back(version)
     assert reason.startswith("the candidate was ready and is not any more, for 5 s: does not say that it is ready")
-    assert "Readiness probe failed" in reason
+    assert re.search("(Readiness|Liveness) probe failed", reason)
 
 
 def in_canary(rollouts: Rollouts) -> int:

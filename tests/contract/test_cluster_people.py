@@ -185,5 +185,5 @@ def test_a_candidate_that_was_scaled_to_nothing_in_its_canary_is_scaled_back_and
     rollouts.proof = True
     rollouts.ends(version, Phase.SUCCEEDED)
     rollouts.until(lambda: counted(there) == before)
-    pods, _ = there.cluster.list(PODS, labelSelector=there.settings.selector)
+    pods, _ = there.cluster.list(PODS, labelSelector=f"{there.settings.selector},{NAME}")
     assert [pod["metadata"]["labels"][NAME] for pod in pods] == [name_of(candidate.id)]

@@ -101,12 +101,18 @@ def test_a_pod_may_do_nothing_but_serve_and_is_reached_by_its_name(
     assert not any("secret" in volume for volume in pod["spec"]["volumes"])
     inside = there.run(
         revision,
-        "import os, urllib.request as r\n"
+        "import os, time, urllib.error, urllib.request as r\n"
         "print('user', os.getuid(), os.getgid())\n"
         "print('capable', [l.split()[1] for l in open('/proc/self/status') if l.startswith('CapEff')])\n"
         "print('writes', [p for p in ('/', '/opt/model', '/tmp') if not os.system(f'touch {p}/x 2>/dev/null')])\n"
         "print('token', os.path.exists('/var/run/secrets/kubernetes.io'))\n"
-        f"print('ready', r.urlopen('http://{address}/v2/health/ready').status)\n",
+        "for left in range(30, -1, -1):\n"  # a name is known to everybody a moment after it is given
+        "    try:\n"
+        f"        print('ready', r.urlopen('http://{address}/v2/health/ready').status)\n"
+        "        break\n"
+        "    except urllib.error.URLError:\n"
+        "        if not left: raise\n"
+        "        time.sleep(1)\n",
     )
     assert inside.split("\n")[:5] == [
         "user 65532 65532",
