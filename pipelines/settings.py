@@ -15,6 +15,7 @@ from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -50,6 +51,7 @@ from pipelines.setting_kinds import (
 from serving.gateway_api import SETTLE_SECONDS
 from serving.gateway_objects import name_of
 from serving.package_source import PackageSource
+from serving.runtime.requirements import STORES
 
 PREFIX = "PROMOTE_"
 CONFIG = PREFIX + "CONFIG"
@@ -288,6 +290,7 @@ class Settings(BaseSettings):
             tuple(index.get_secret_value() for index in self.package_extra_indexes),
             self.package_ca,
             self.package_wheels,
+            (STORES[scheme],) if (scheme := urlsplit(self.predictions).scheme) in STORES else (),
         )
 
     @property

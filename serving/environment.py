@@ -109,6 +109,7 @@ class Environments:
         self._home = home
         self._source = source or PackageSource()
         self._uv = _Uv(self._source)
+        self._served = (*REQUIREMENTS, *self._source.served)
         self._turns: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 
@@ -187,7 +188,7 @@ class Environments:
 
     def _compiling(self, needs: Needs, lock: str) -> tuple[str, tuple[str, ...]]:
         """What compiling takes besides the packages of the lock of that digest, and the name of that question."""
-        wanted = (*slim(needs.requirements), *REQUIREMENTS, *COMPILED, *CONVERTERS[needs.flavor])
+        wanted = (*slim(needs.requirements), *self._served, *COMPILED, *CONVERTERS[needs.flavor])
         return named(needs.key, lock, wanted, *self._source.key), wanted
 
     def _kept(self, key: str) -> Path:
@@ -197,11 +198,11 @@ class Environments:
         """With what the compiled path needs, or without where that does not go with the model's requirements."""
         if needs.compilable:
             try:
-                return self._slimmed(needs, (*REQUIREMENTS, *COMPILED), folder)
+                return self._slimmed(needs, (*self._served, *COMPILED), folder)
             except ImageError as error:
                 if error.retryable:
                     raise
-        return self._slimmed(needs, REQUIREMENTS, folder)
+        return self._slimmed(needs, self._served, folder)
 
     def _slimmed(self, needs: Needs, server: Sequence[str], folder: Path) -> str:
         python = self._interpreter(needs.python)

@@ -22,9 +22,8 @@ from serving.runtime import model_files, plan
 from serving.runtime.fetch_source import ARTIFACTS_URL, CREDENTIALS, OF_MLFLOW, SERVED_BY_MLFLOW, place_of
 from serving.runtime.manifest import Listed, Manifest
 from serving.runtime.model_files import Files
+from serving.runtime.requirements import STORES
 
-_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
-"""What reads a store that is no web server, which is for the model's own requirements to have."""
 _OF_STORES = ("AWS_", "AZURE_STORAGE_", "FSSPEC_")
 """How variables begin that say how such a store is reached."""
 MEGABYTE = 2**20
@@ -116,9 +115,9 @@ def _unreachable(place: str, lock: str) -> str:
             return ""
         advice = "the setting artifacts_url says where they reach MLflow's artifacts"
         return f"{place} is an address of this machine's own, which containers do not reach; {advice}"
-    package = _PACKAGES.get(url.scheme)
-    if package is None:
+    if url.scheme not in STORES:
         return f"{place} is a place that containers do not reach; have MLflow serve its artifacts"
+    package = STORES[url.scheme].partition(">")[0]
     known = re.search(rf"^{package}==", lock, re.MULTILINE)
     return "" if known else f"{place} is read with {package}, which is not among the model's requirements"
 

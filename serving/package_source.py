@@ -29,6 +29,8 @@ class PackageSource:
     """Certificates (PEM) by which indexes are trusted."""
     wheels: Path | None = None
     """Folder with packages as files."""
+    served: tuple[str, ...] = ()
+    """Lines of requirements that every model server has besides: what writes to the store of the prediction log."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -47,7 +49,7 @@ class PackageSource:
     @property
     def key(self) -> tuple[str, ...]:
         """Names what a lock was resolved from, without secrets; empty where nothing is said."""
-        said = (*(_public(url) for url in self._urls), *([str(self.wheels)] if self.wheels else ()))
+        said = (*(_public(url) for url in self._urls), *([str(self.wheels)] if self.wheels else ()), *self.served)
         return said if any(said) else ()
 
     def told(self, said: str) -> str:

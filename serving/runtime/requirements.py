@@ -21,6 +21,15 @@ REQUIREMENTS = (
 )
 """In every model's environment."""
 
+STORES = {
+    "s3": "s3fs>=2023.1",
+    "gs": "gcsfs>=2023.1",
+    "abfs": "adlfs>=2023.1",
+    "abfss": "adlfs>=2023.1",
+    "az": "adlfs>=2023.1",
+}
+"""What reads and writes a store that is no web server, by how its URLs begin."""
+
 COMPILED = ("onnxruntime>=1.21,<2",)
 """Also in the environment of models that may be compiled; left out where the model's requirements do not allow it."""
 

@@ -20,7 +20,9 @@ from serving.docker_image import DockerImages
 from serving.environment import Environments
 from serving.image import BuildState, ImageError, ImageRequest, ImageStatus, server_digest
 from serving.local_image import LocalImages
+from serving.needs import read_needs
 from serving.package_source import PackageSource
+from serving.runtime.requirements import STORES
 from tests.fixtures.engines import ENGINES, EngineInstallation
 from tests.fixtures.gateway import until
 from tests.fixtures.package_index import PACKAGE, PASSWORD, REQUIREMENT, PackageIndex, package_index, write_wheel
@@ -72,6 +74,15 @@ def test_a_package_of_a_folder_is_locked_and_installed(wordy: Path, tmp_path: Pa
     write_wheel(tmp_path / "wheels")
     source = PackageSource(wheels=tmp_path / "wheels")
     assert Environments(tmp_path / "home", source).provide(wordy, lambda _: None, native=True).lock.holds(PACKAGE)
+
+
+def test_what_writes_to_the_store_of_the_log_is_locked_with_every_model(churn_model: Path, tmp_path: Path) -> None:
+    needs = read_needs(churn_model)
+    with_it, without = (
+        Environments(tmp_path, PackageSource(served=served)).resolve(needs, churn_model)
+        for served in ((STORES["s3"],), ())
+    )
+    assert (with_it.holds("s3fs"), without.holds("s3fs")) == (True, False)
 
 
 def test_a_wrong_password_names_the_setting_and_is_not_told(wordy: Path, index: PackageIndex, tmp_path: Path) -> None:

@@ -197,6 +197,13 @@ def test_no_port_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().api_port == 5000
 
 
+def test_models_get_what_writes_to_the_store_of_the_prediction_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().packages.served == ()
+    monkeypatch.setenv("PROMOTE_PREDICTIONS", "s3://bucket/predictions")
+    (line,) = load().packages.served
+    assert line.startswith("s3fs")
+
+
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "TOKEN": f"{SECRET} and more of it",
