@@ -30,6 +30,7 @@ from registry_hooks.model_version import Channel
 from registry_hooks.watcher import Watcher
 from serving.cluster import DEPLOYMENTS, PODS, SERVICES, Cluster, Kind
 from serving.image import BuildState, ImageRequest, ImageStatus
+from serving.pod_parts import Object
 from serving.revision import Revision, RevisionSettings, RevisionStatus
 from serving.router import TrafficRouter
 from serving.target import ServingTarget
@@ -38,6 +39,7 @@ from tests.fakes.blocks import FakeBlocks
 from tests.fakes.drift import FakeNotifier
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.router import FakeRouter
+from tests.fixtures.gateway import until
 
 POLICY = replace(ROLLOUT, step_min_seconds=0.5, bake_seconds=1.0, keep_warm_seconds=0.0, ready_seconds=600.0)
 SETTINGS = RevisionSettings(drain_seconds=1.0)
@@ -216,7 +218,22 @@ def traffic(url: str, payload: bytes, rate: float = 20.0) -> Iterator[list[LoadR
 
 
 def everything(cluster: Cluster, selector: str) -> Mapping[str, frozenset[str]]:
-    """The names of all that the cluster has with our labels, by kind; without what is on its way out already."""
+    """The names of all that the cluster has with our labels, by kind."""
+    found = _found(cluster, selector)
+    return {plural: frozenset(one["name"] for one in those) for plural, those in found.items()}
+
+
+def steady(cluster: Cluster, selector: str) -> Mapping[str, frozenset[str]]:
+    """The same, once nothing is on its way out that was there before."""
+    until(
+        lambda: not any("deletionTimestamp" in one for those in _found(cluster, selector).values() for one in those),
+        SECONDS,
+    )
+    return everything(cluster, selector)
+
+
+def _found(cluster: Cluster, selector: str) -> Mapping[str, list[Object]]:
+    """What is said of each object, by kind."""
     kinds = [
         DEPLOYMENTS,
         PODS,
@@ -228,8 +245,4 @@ def everything(cluster: Cluster, selector: str) -> Mapping[str, frozenset[str]]:
         Kind(cluster.autoscalers(), "horizontalpodautoscalers"),
     ]
     found = {kind.plural: cluster.list(kind, labelSelector=selector)[0] for kind in kinds}
-    stays = {
-        plural: [one["metadata"] for one in those if "deletionTimestamp" not in one["metadata"]]
-        for plural, those in found.items()
-    }
-    return {plural: frozenset(one["name"] for one in those) for plural, those in stays.items()}
+    return {plural: [one["metadata"] for one in those] for plural, those in found.items()}

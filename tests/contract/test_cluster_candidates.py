@@ -18,7 +18,7 @@ from kubernetes.client import V1ObjectMeta, V1ResourceQuota, V1ResourceQuotaSpec
 from pipelines.rollout import Phase
 from serving.kubernetes import KubernetesTarget
 from serving.revision import Revision
-from tests.contract.cluster_rollouts import SECONDS, Rollouts, everything
+from tests.contract.cluster_rollouts import SECONDS, Rollouts, everything, steady
 from tests.fixtures.cluster import LONG, ClusterInstallation
 from tests.fixtures.gateway import until
 
@@ -65,7 +65,7 @@ def live(cluster_installation: ClusterInstallation, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def beside(cluster_installation: ClusterInstallation, live: Rollouts) -> Beside:
     there, live.proof = cluster_installation, True
-    return Beside(there, live, everything(there.cluster, there.settings.selector))
+    return Beside(there, live, steady(there.cluster, there.settings.selector))
 
 
 @pytest.mark.parametrize(

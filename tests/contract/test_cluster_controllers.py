@@ -14,7 +14,7 @@ import pytest
 from pipelines.rollout import Phase
 from serving.cluster_view import View
 from serving.kubernetes import KubernetesTarget
-from tests.contract.cluster_rollouts import SECONDS, Rollouts, everything
+from tests.contract.cluster_rollouts import SECONDS, Rollouts, everything, steady
 from tests.fixtures.cluster import LONG, ClusterInstallation
 from tests.fixtures.gateway import until
 
@@ -26,7 +26,7 @@ FINAL = (Phase.SUCCEEDED, Phase.FAILED)
 def rollouts(cluster_installation: ClusterInstallation, tmp_path: Path) -> Iterator[Rollouts]:
     """With a live version, and nothing left afterwards."""
     there = cluster_installation
-    before, views = everything(there.cluster, there.settings.selector), list[View]()
+    before, views = steady(there.cluster, there.settings.selector), list[View]()
 
     def anew() -> KubernetesTarget:
         for view in views:

@@ -18,7 +18,7 @@ from serving.cluster_view import View, Watched
 from serving.envoy_router import EnvoyRouter
 from serving.kubernetes import KubernetesTarget
 from serving.revision import Weights
-from tests.contract.cluster_rollouts import Rollouts, everything
+from tests.contract.cluster_rollouts import Rollouts, everything, steady
 from tests.fixtures.cluster import LONG, ClusterFront, ClusterInstallation
 from tests.fixtures.faulty import BROKEN, BUSY, CONFLICT, Fault, FaultyWay, faulty_way
 
@@ -41,7 +41,7 @@ def there(
     cluster_installation: ClusterInstallation, cluster_front: ClusterFront, tmp_path: Path
 ) -> Iterator[Disturbed]:
     real, front = cluster_installation, cluster_front
-    before = everything(real.cluster, real.settings.selector)
+    before = steady(real.cluster, real.settings.selector)
     with faulty_way(real.connection) as way, closing(Cluster(way.connection, real.settings.namespace)) as cluster:
         view = View(cluster, real.settings.selector)
         tables = Watched(cluster, CONFIG_MAPS, labelSelector=real.settings.selector)

@@ -19,7 +19,7 @@ from pipelines.rollout import Phase
 from serving.cluster import PODS
 from serving.kubernetes_objects import NAME, name_of
 from serving.revision import Weights
-from tests.contract.cluster_rollouts import Rollouts, everything, traffic
+from tests.contract.cluster_rollouts import Rollouts, everything, steady, traffic
 from tests.fixtures.cluster import LONG, ClusterFront, ClusterInstallation
 from tests.fixtures.gateway import until
 
@@ -54,7 +54,7 @@ class Served:
 @pytest.fixture
 def served(cluster_installation: ClusterInstallation, cluster_front: ClusterFront, tmp_path: Path) -> Iterator[Served]:
     there, router = cluster_installation, cluster_front.router()
-    before = everything(there.cluster, there.settings.selector)
+    before = steady(there.cluster, there.settings.selector)
     rollouts = Rollouts(tmp_path, there.image("moody"), there.target, router)
     rollouts.goes_live()
     yield Served(rollouts, f"{cluster_front.gateway.url}/models/{rollouts.model}/invocations", there)

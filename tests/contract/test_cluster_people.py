@@ -13,7 +13,7 @@ from serving.cluster import DEPLOYMENTS, PODS
 from serving.kubernetes_objects import NAME, name_of
 from serving.pod_parts import INSTALLATION, Object
 from serving.revision import Revision
-from tests.contract.cluster_rollouts import SECONDS, Rollouts, everything
+from tests.contract.cluster_rollouts import SECONDS, Rollouts, everything, steady
 from tests.fixtures.cluster import CLUSTER, ClusterInstallation
 from tests.fixtures.gateway import until
 
@@ -159,7 +159,7 @@ def test_a_candidate_that_was_deleted_in_its_canary_ends_the_rollout(
     cluster_installation: ClusterInstallation, rollouts: Rollouts, people: People
 ) -> None:
     there, stable = cluster_installation, rollouts.stable
-    before = everything(there.cluster, there.settings.selector)
+    before = steady(there.cluster, there.settings.selector)
     rollouts.proof = False
     version = rollouts.enters()
     rollouts.reaches(version, Phase.PROGRESSING)
