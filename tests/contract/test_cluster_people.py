@@ -48,6 +48,7 @@ def rollouts(cluster_installation: ClusterInstallation, tmp_path_factory: pytest
     there = cluster_installation
     rollouts = Rollouts(tmp_path_factory.mktemp("people"), there.image("moody"), there.target)
     rollouts.goes_live()
+    steady(there.cluster, there.settings.selector)
     yield rollouts
     for revision in rollouts.target.status():
         rollouts.target.stop(revision)
