@@ -162,7 +162,7 @@ def test_everything_for_trying_it_out(applied: Path) -> None:
             cluster.delete(PODS, pod["metadata"]["name"], pod["metadata"]["uid"])
         # then the other one leads, and the rollout goes on
         until(lambda: leads(person) not in ("", leader), 60, "the other one leads")
-        person.await_state(MODEL, second, "succeeded", seconds=600)
+        person.await_state(MODEL, second, "baking", "succeeded", seconds=600)
     assert failed(results) == {}
     # of which nobody is told who does not have the token
     refused = httpx.get(f"{person.api_url}/status", timeout=30.0)
