@@ -35,9 +35,8 @@ MANIFESTS = Path(__file__).parents[1] / "k8s"
 FILES = ("rights/rights.yaml", "base/controller.yaml", "base/network.yaml")
 ROUTE_FILES = ("routes/rights.yaml", "routes/network.yaml")
 """What router httproute takes besides."""
-STANDBY = "standby/kustomization.yaml"
-"""What a second controller takes, and the file with what is there besides."""
-STANDBY_FILES = ("standby/budget.yaml",)
+STANDBY = "standby"
+"""Folder of the component of kustomize that adds a second controller."""
 
 _OWN = ("home", "policies", "image_maker", "registry_url", "kube_context", "engine", "namespace")
 """Settings of this machine, or such as the manifests give."""
@@ -135,7 +134,9 @@ def _objects(
         if not settings.store.startswith("postgresql"):
             message = "store: has to be PostgreSQL where a second controller stands by"
             raise ClientError("invalid", message, "a file is not safe on a volume that several nodes mount")
-        manifests = patched(manifests, _read(STANDBY)[0]) + [one for file in STANDBY_FILES for one in _read(file)]
+        (component,) = _read(f"{STANDBY}/kustomization.yaml")
+        added = [one for file in component["resources"] for one in _read(f"{STANDBY}/{file}")]
+        manifests = patched(manifests, component) + added
     told, secret = _split(settings)
     made = {name: known.get(name) or secrets.token_hex(size) for name, size in _MADE.items()}
     wanted = Wanted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from pydantic_settings import NoDecode
 
 from monitoring.written import Duration
 from serving.gateway_api import Parent
+from serving.runtime.requirements import STORES
 
 One = TypeVar("One")
 
@@ -33,7 +35,7 @@ def _http(given: str) -> str:
 
 def _store(given: str) -> str:
     url = urlsplit(given)
-    if url.scheme not in ("http", "https", "s3", "gs", "abfs", "abfss", "az") or not url.netloc or "@" in url.netloc:
+    if url.scheme not in ("http", "https", *STORES) or not url.netloc or "@" in url.netloc:
         raise ValueError("must be the http, https, s3, gs, abfs or az URL of a store, without credentials")
     return given.rstrip("/")
 
@@ -51,22 +53,13 @@ def _database(given: str) -> str:
     return given
 
 
-def _name(given: str) -> str:
-    if not re.fullmatch("[a-z0-9][a-z0-9-]{2,40}", given):
-        raise ValueError("must be 3 to 41 small letters, digits and hyphens, no hyphen first")
-    return given
+def _matching(pattern: str, advice: str) -> Callable[[str], str]:
+    def checked(given: str) -> str:
+        if not re.fullmatch(pattern, given):
+            raise ValueError(advice)
+        return given
 
-
-def _label(given: str) -> str:
-    if not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", given):
-        raise ValueError("must be at most 63 small letters, digits and hyphens, no hyphen first or last")
-    return given
-
-
-def _subdomain(given: str) -> str:
-    if not re.fullmatch("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", given):
-        raise ValueError("must be the name of a Secret: small letters, digits, hyphens and dots")
-    return given
+    return checked
 
 
 def _base(given: str) -> str:
@@ -117,12 +110,33 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Index = Annotated[SecretStr, AfterValidator(_index)]
 ServerUrl = Annotated[str, AfterValidator(_http)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
-InstallationName = Annotated[str, AfterValidator(_name)]
+InstallationName = Annotated[
+    str,
+    AfterValidator(
+        _matching("[a-z0-9][a-z0-9-]{2,40}", "must be 3 to 41 small letters, digits and hyphens, no hyphen first")
+    ),
+]
 BaseImage = Annotated[str, AfterValidator(_base)]
 RegistryUrl = Annotated[str, AfterValidator(_registry)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
-Label = Annotated[str, AfterValidator(_label)]
+Label = Annotated[
+    str,
+    AfterValidator(
+        _matching(
+            "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+            "must be at most 63 small letters, digits and hyphens, no hyphen first or last",
+        )
+    ),
+]
 GatewayParent = Annotated[str, AfterValidator(_parent)]
 GatewayUrl = Annotated[str, AfterValidator(_address)]
-SecretName = Annotated[str, AfterValidator(_subdomain)]
+SecretName = Annotated[
+    str,
+    AfterValidator(
+        _matching(
+            "[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?",
+            "must be the name of a Secret: small letters, digits, hyphens and dots",
+        )
+    ),
+]
 Listed = Annotated[tuple[One, ...], NoDecode, BeforeValidator(_listed)]

@@ -19,7 +19,7 @@ _UNTRUSTED = ("invalid peer certificate", "UnknownIssuer", "certificate verify f
 
 @dataclass(frozen=True, slots=True)
 class PackageSource:
-    """Indexes and files that packages are taken from."""
+    """Indexes and files that packages are taken from, and which of them everybody gets."""
 
     index: str = field(default="", repr=False)
     """Takes the place of PyPI."""

@@ -104,7 +104,9 @@ def waits(reason: Object, warnings: Iterable[Object]) -> str:
 
 
 def last_warning(warnings: Iterable[Object]) -> str:
-    """The latest of these events that says something: that it waits before it tries again, or that there was an error,
-    does not."""
+    """The latest of these events that says something.
+
+    That it waits before it tries again, or that there was an error, does not.
+    """
     told = [str(one.get("message", "")) for one in warnings if one.get("reason") != _WAITING_TO_TRY_AGAIN]
     return next((message for message in reversed(told) if not message.startswith("Error: ")), "")
