@@ -61,8 +61,8 @@ def _of_frame(frame: pd.DataFrame) -> Predictions | None:
     if len(set(names)) != len(frame.columns) or not names:
         return None
     columns = {}
-    for i, name in enumerate(names):
-        array = _of_column(frame.iloc[:, i])
+    for name, (_, values) in zip(names, frame.items(), strict=True):
+        array = _of_column(values)
         if array is None:
             return None
         columns[name] = array
