@@ -86,11 +86,12 @@ def _building(rollout: Rollout, seen: Seen, now: datetime) -> Rollout:
         return _back(_with(rollout, failed), f"the image could not be built: {seen.image.detail}", now)
     if seen.image.state is not BuildState.READY or seen.image.image is None:
         return replace(rollout, reason=seen.image.detail)
-    image = seen.image
-    candidate = Revision(rollout.version, seen.image.image, rollout.policy.settings)
+    image, settings = seen.image, rollout.policy.settings
+    candidate = Revision(rollout.version, seen.image.image, settings)
+    proof = image.proof.on_gpu() if image.proof and settings.on_gpu else image.proof
     starting = _with(_enter(rollout, Phase.STARTING, now), GateResult(IMAGE, passed=True, detail=candidate.image))
-    starting = replace(starting, reason=str(image.proof or ""))
-    return replace(starting, candidate=candidate, lock=image.lock, proof=image.proof, documents=image.documents)
+    starting = replace(starting, reason=str(proof or ""))
+    return replace(starting, candidate=candidate, lock=image.lock, proof=proof, documents=image.documents)
 
 
 def _with(rollout: Rollout, gate: GateResult) -> Rollout:

@@ -219,7 +219,7 @@ class DockerTarget:
             "DRAIN": str(revision.settings.drain_seconds),
         }
         fetching = {"MODEL_CACHE": CACHE, **self._fetching} if fetches else {}
-        return server | self._environment | fetching | dict(revision.settings.environment)
+        return server | self._environment | fetching | revision.settings.server
 
     def _status(self, running: Running, said: Mapping[str, str | None]) -> RevisionStatus:
         """`said` of each container: None where it does not say that it is ready, otherwise what is wrong."""

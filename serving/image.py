@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -80,6 +80,10 @@ class Proof:
     """Whether the model says what its requests look like."""
     data: str = ""
     """One line: how many of those rows are of a data set that the version's run logged, or why none are."""
+
+    def on_gpu(self) -> Proof:
+        """The same where the model is served on a GPU, which is never by the compiled one."""
+        return replace(self, compiled=False, why="it is asked for on a GPU")
 
     def __str__(self) -> str:
         return f"compiled, parity on {self.rows:,} rows" if self.compiled else f"native: {self.why}"

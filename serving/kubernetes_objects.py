@@ -315,4 +315,4 @@ def _environment(revision: Revision, settings: ClusterSettings, fetched: Fetched
         "DRAIN": str(revision.settings.drain_seconds),
     }
     fetching = {"MODEL_CACHE": CACHE, **settings.fetching} if fetched else {}
-    return server | dict(settings.environment) | fetching | dict(revision.settings.environment)
+    return server | dict(settings.environment) | fetching | revision.settings.server

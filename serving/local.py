@@ -164,7 +164,7 @@ class LocalTarget:
             "WORKERS": str(revision.settings.workers * revision.settings.replicas),
             "DRAIN": str(revision.settings.drain_seconds),
         }
-        return image.variables | server | self._environment | dict(revision.settings.environment)
+        return image.variables | server | self._environment | revision.settings.server
 
     def _drain(self, running: _Running) -> None:
         """Let it end in its time, in a thread; then it is forgotten."""

@@ -40,9 +40,19 @@ class RevisionSettings:
     busy_percent: int = 70
     """Share of its `cpus` above which a replica is busy (target `kubernetes`)."""
     gpus: int = 0
-    """GPUs of each replica, as ``nvidia.com/gpu`` (target `kubernetes`)."""
+    """GPUs of each replica, as ``nvidia.com/gpu`` (target `kubernetes`). With any, the model itself answers."""
     node_labels: tuple[tuple[str, str], ...] = ()
     """Labels of the nodes that may run it, sorted by name (target `kubernetes`)."""
+
+    @property
+    def server(self) -> dict[str, str]:
+        """What its servers are told by their environment."""
+        return ({"DEVICE": "gpu"} if self.gpus else {}) | dict(self.environment)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model itself answers, on a GPU, even where there is a compiled one."""
+        return self.server.get("DEVICE") == "gpu"
 
     @property
     def chosen(self) -> tuple[tuple[str, object], ...]:

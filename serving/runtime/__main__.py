@@ -37,7 +37,7 @@ def main() -> int:
         _logger.error("the server cannot start: %s", error)  # noqa: TRY400 - one line, as whoever waits reads it
         return 1
     settings = replace(settings, model=model)
-    if plan.compiled is not None and not settings.native and settings.workers > 1:
+    if plan.compiled is not None and not settings.uncompiled and settings.workers > 1:
         return Workers(settings, plan, listener).run()
     return Front(settings, plan, Figures(settings.origin.model, settings.origin.version), listener).run()
 

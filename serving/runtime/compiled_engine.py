@@ -147,10 +147,11 @@ class CompiledEngine:
         if self._loop is None:
             return Health(ready=False, trouble="the model is not loaded yet")
         if not self._parity.verdict:
-            return Health(ready=True, trouble=self._parity.trouble or self._native.health().trouble)
+            return Health(True, self._parity.trouble or self._native.health().trouble, "cpu")
         native = self._native.health()
         trouble = f"{self._parity.verdict}; the model itself serves instead"
-        return Health(native.ready, f"{trouble}, but {native.trouble}" if native.trouble else trouble)
+        trouble = f"{trouble}, but {native.trouble}" if native.trouble else trouble
+        return Health(native.ready, trouble, native.device)
 
     async def close(self) -> None:
         self._loop = None

@@ -1,38 +1,50 @@
-"""Where a model computes: on the GPU where there is one, else on the CPU, wherever it was saved; in how many threads.
+"""How a model is loaded to be served: where it computes, and in how many threads.
 
-PyTorch is imported only for models that need it. MLflow picks the device; what it leaves out is a model that was saved
-on a GPU and is loaded where there is none. As for threads, models remember the machine that they were trained on, or
-ask for all cores: for a few rows that costs several times what the prediction does, and processes side by side fight.
+PyTorch is imported only for models that need it, see `torch_devices`. As for threads, models remember the machine that
+they were trained on, or ask for all cores: for a few rows that costs several times what the prediction does, and
+processes side by side fight.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from mlflow.pyfunc import PyFuncModel, load_model
 
-_BEFORE_CUDA = 5
-"""PyTorch asks who knows a storage's device in the order of such numbers; its own for CUDA is 20."""
+from serving.runtime.settings import Device
 
 _ESTIMATORS = {"sklearn", "lightgbm"}
 """Flavours whose models remember a number of threads."""
 
 
-def load(folder: Path, threads: int) -> PyFuncModel:
-    """The model in `folder`, computing with so many threads on a CPU; its files stay as they are."""
+def load(folder: Path, threads: int, device: Device = Device.CPU, number: int = 0) -> PyFuncModel:
+    """The model in `folder`; its files stay as they are.
+
+    On a CPU it computes with so many `threads`. Of several GPUs it takes one by the `number` of its process.
+    """
     _write_no_bytecode(folder)
     flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]
     if "pytorch" in flavors:
-        _prepare_torch(threads)
+        from serving.runtime import torch_devices
+
+        torch_devices.prepare(threads, device, number)
     model = load_model(str(folder))
     if _ESTIMATORS & flavors.keys():
         _limit(model, threads)
     return model
+
+
+def device_of(model: PyFuncModel) -> str:
+    """Where a model of PyTorch computes, such as ``cpu`` or ``cuda:0``; empty for all others, which nobody can ask."""
+    if model.loader_module != "mlflow.pytorch":
+        return ""
+    from serving.runtime import torch_devices
+
+    return torch_devices.device_of(model.get_raw_model())  # type: ignore[no-untyped-call]
 
 
 def _write_no_bytecode(folder: Path) -> None:
@@ -42,27 +54,6 @@ def _write_no_bytecode(folder: Path) -> None:
     """
     if any(folder.rglob("*.py")):
         sys.dont_write_bytecode = True
-
-
-def _prepare_torch(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    if not torch.cuda.is_available():
-        _take_from_gpu()
-
-
-@cache
-def _take_from_gpu() -> None:
-    """Let storages that were on a GPU be read; PyTorch takes each number in its order once."""
-    from torch.serialization import register_package
-
-    register_package(_BEFORE_CUDA, lambda _: None, _on_cpu)
-
-
-def _on_cpu(storage: Any, location: str) -> Any:
-    """The storage as it was read, for what was saved on a GPU; None for whatever others know."""
-    return storage if location.startswith("cuda") else None
 
 
 def _limit(model: PyFuncModel, threads: int) -> None:

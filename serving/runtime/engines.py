@@ -9,7 +9,7 @@ from serving.runtime.exchange import Engine, Meter
 from serving.runtime.figures import Part
 from serving.runtime.native_pool import NativePool, NativeSettings
 from serving.runtime.plan import Plan
-from serving.runtime.settings import Batching, Settings
+from serving.runtime.settings import Batching, Device, Settings
 
 if TYPE_CHECKING:
     from serving.runtime.compiled import CompiledModel
@@ -26,12 +26,14 @@ def engine_for(settings: Settings, plan: Plan, meter: Meter, model: CompiledMode
     native = _native(settings)
     if settings.batching is Batching.ON:
         plan = replace(plan, batching=True)
-    if plan.compiled is None or settings.native:
+    if plan.compiled is None or settings.uncompiled:
         return NativePool(settings.model, plan, native, meter)
     from serving.runtime.compiled_engine import CompiledEngine, Limits
 
     waiting: dict[Part, int] = {}
-    native = replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS)
+    native = replace(
+        native, workers=1, lazy=True, idle=_IDLE_SECONDS, device=Device.CPU
+    )  # where it was proved the same
     behind = NativePool(settings.model, plan, native, Part(meter, waiting))
     model = model or compiled_model(settings, plan)
     if settings.batching is Batching.OFF:
@@ -56,6 +58,7 @@ def _native(settings: Settings) -> NativeSettings:
         workers=settings.workers,
         threads=settings.threads,
         cores=settings.cores,
+        device=settings.device,
         queue=settings.queue,
         batching=settings.batching is not Batching.OFF,
         budget=settings.budget,

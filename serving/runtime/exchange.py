@@ -174,6 +174,8 @@ class Health:
     ready: bool
     trouble: str = ""
     """Why predictions are not, or not as well as they should be; empty where all is well."""
+    device: str = ""
+    """Where the model computes, such as ``cuda:0``; empty where that cannot be told."""
 
 
 class Engine(Protocol):

@@ -16,6 +16,7 @@ from struct import Struct
 from typing import Any
 
 from serving.runtime.exchange import Predictions, Raw, Rows, ServingError, Written
+from serving.runtime.settings import Device
 
 _LENGTH = Struct("!Q")
 
@@ -33,6 +34,14 @@ class Setup:
     """Computing threads of each."""
     log: bool
     """Whether inputs and outputs are needed for the prediction log."""
+    device: Device
+    """What a model of PyTorch may compute on."""
+    rows: int
+    """Rows of the largest batch; 1 where every request is predicted alone."""
+    example: Rows | None
+    """The model's input example, where it can be parsed here."""
+    number: int = 0
+    """Of the process among those of its server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,10 @@ class Hello:
 
     seconds: float
     """That took so long."""
+    device: str
+    """Where the model computes, such as ``cuda:0``; empty where that cannot be told."""
+    rows: int
+    """Rows of the largest batch that it can hold there, at most those of the setup."""
 
 
 @dataclass(frozen=True, slots=True)

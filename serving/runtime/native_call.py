@@ -1,7 +1,7 @@
 """One request's way to the model: through MLflow, or past its checks where those were seen to change nothing.
 
-The server has parsed a request by the model's signature before it comes here. MLflow checks the same once more, column by
-column, which costs a small model several times what its prediction does. Those checks go by names, types and shapes
+The server has parsed a request by the model's signature before it comes here. MLflow checks the same once more, column
+by column, which costs a small model several times what its prediction does. Those checks go by names, types and shapes
 where every type is the signature's own; so the first request of each layout takes MLflow's whole way, and where the
 model was handed exactly what was given, the next ones of that layout are handed to it as they are.
 """
@@ -89,8 +89,8 @@ def _same(given: Any, seen: Any) -> bool:
     if type(given) is not type(seen):
         return False
     if isinstance(given, pd.DataFrame):
-        alike = given.columns.equals(seen.columns) and given.index.equals(seen.index)
-        return alike and given.dtypes.equals(seen.dtypes) and given.equals(seen)
+        named = given.columns.equals(seen.columns) and given.index.equals(seen.index)
+        return bool(named and given.dtypes.equals(seen.dtypes) and given.equals(seen))
     if isinstance(given, dict):
         return list(given) == list(seen) and all(_same(given[name], seen[name]) for name in given)
     return (

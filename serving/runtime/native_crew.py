@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.runtime.exchange import Event, Health, Meter
 from serving.runtime.frames import Done, Setup
 from serving.runtime.native_process import LoadError, ModelProcess
+from serving.runtime.settings import Device
 
 _LOOK_SECONDS = 1.0
 """How often memory and idleness are looked at."""
@@ -30,6 +32,8 @@ _LONGEST_LAZY_REST = 300.0
 
 _SETTLED_SECONDS = 60.0
 """A process that lived so long did not die of what the one before it died of."""
+
+_NO_GPU = "a GPU is asked for (DEVICE=gpu) and PyTorch sees none: the model computes on the CPU"
 
 _logger = logging.getLogger(__name__)
 
@@ -112,12 +116,19 @@ class Crew:
         there, wanted = len(self.processes), self._settings.workers
         if self.closed:
             return Health(ready=False, trouble="the model's processes were ended")
+        device = ", ".join(sorted({process.hello.device for process in self.processes}))
         if there >= wanted or not (self._awake or self._rest):
-            return Health(ready=True)
+            missed = self._setup.device is Device.GPU and device == "cpu"
+            return Health(True, _NO_GPU if missed else "", device)
         if self._settings.lazy and not self._trouble:
             return Health(ready=False)  # as is usual where they come with the first request
         trouble = f"{there} of {wanted} model processes are there"
-        return Health(there > 0, f"{trouble}: {self._trouble}" if self._trouble else trouble)
+        trouble = f"{trouble}: {self._trouble}" if self._trouble else trouble
+        return Health(there > 0, trouble, device)
+
+    def rows(self, wanted: int) -> int:
+        """As many as `wanted`, or the fewer that one of the processes can hold."""
+        return min([wanted, *(process.hello.rows for process in self.processes)])
 
     async def close(self) -> None:
         self.closed = True
@@ -128,9 +139,11 @@ class Crew:
         await asyncio.gather(*(process.end() for process in list(self._born)))
 
     async def _start(self) -> ModelProcess:
-        process = ModelProcess(self._calls.done, self._ended)
+        taken = {other.number for other in self._born}
+        number = next(number for number in itertools.count() if number not in taken)
+        process = ModelProcess(self._calls.done, self._ended, number)
         self._born[process] = self._loop.time()
-        await process.start(self._setup, self._settings.start_timeout)
+        await process.start(replace(self._setup, number=number), self._settings.start_timeout)
         self._born[process] = self._loop.time()
         self.processes.append(process)
         if self._large is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
 from serving.runtime.batching import finite
-from serving.runtime.devices import load
+from serving.runtime.devices import device_of, load
 from serving.runtime.exchange import (
     Array,
     BadRequestError,
@@ -43,6 +43,12 @@ _logger = logging.getLogger(__name__)
 _EXAMPLE = "serving_input_example.json"
 """Where MLflow keeps a request made of the model's input example."""
 
+_HERE = ("", "cpu")
+"""Devices of models whose rows go nowhere."""
+
+_LONG_SECONDS = 1.0
+"""A warm-up prediction that takes longer is the last: batches that large will hardly be made."""
+
 _LONGEST_MESSAGE = 2000
 """Characters of an exception's text that a caller is told."""
 
@@ -52,21 +58,46 @@ class NativeModel:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._calls = ModelCalls(load(Path(setup.folder), setup.cores))
+        model = load(Path(setup.folder), setup.cores, setup.device, setup.number)
+        self.device = device_of(model)
+        """Where it computes, such as ``cuda:0``; empty where that cannot be told."""
+        self._calls = ModelCalls(model)
+        self._placed = _writable if self.device in _HERE else _staged()
         self._schema = self._calls.model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
         self._traced: set[tuple[str, str, int]] = set()
 
-    def warm_up(self) -> None:
-        """Predict on the model's input example; `RuntimeError` where the model cannot."""
+    def warm_up(self) -> int:
+        """Predict on the model's input example; `RuntimeError` where the model cannot.
+
+        Returns how many rows the largest batch may have where the model computes.
+        """
         example = Path(self._setup.folder) / _EXAMPLE
         if not example.exists():
             _logger.info("the model has no input example: ready without a warm-up prediction")
-            return
+            return self._setup.rows
         done = self.do(Job(0, Raw(example.read_bytes(), "application/json"), 1))
         if isinstance(done.answer, ServingError) and done.answer.status >= 500:
             raise RuntimeError(f"the model fails on its own input example: {done.answer}")
         if isinstance(done.answer, ServingError):
             _logger.warning("the model's own input example is refused: %s", done.answer)
+            return self._setup.rows
+        if self.device in _HERE or self._setup.example is None:
+            return self._setup.rows
+        return self._grow(self._setup.example)
+
+    def _grow(self, example: Rows) -> int:
+        """Predict on ever more rows: a GPU loads code for a size of batch when it first meets it, and may be full."""
+        rows = 1
+        while rows < self._setup.rows:
+            size = min(2 * rows, self._setup.rows)
+            done = self.do(Job(0, _repeated(example, size), 2))
+            if isinstance(done.answer, ServingError):
+                _logger.warning("a batch has %d rows at most on %s: %s", rows, self.device, done.answer)
+                return rows
+            if done.seconds > _LONG_SECONDS:
+                break
+            rows = size
+        return self._setup.rows
 
     def do(self, job: Job) -> Done:
         began = time.perf_counter()
@@ -102,7 +133,7 @@ class NativeModel:
         """What MLflow would have parsed such a request to."""
         if not self._setup.tensors:
             return _frame(rows.columns)
-        tensors = {name: np.require(array, requirements="W") for name, array in rows.columns.items()}
+        tensors = {name: self._placed(name, array) for name, array in rows.columns.items()}
         return tensors[""] if self._setup.tensors == ("",) else tensors
 
     def _raw(self, raw: Raw, call: _Call) -> Written:
@@ -136,8 +167,24 @@ class NativeModel:
         _logger.error("the model raised %r", error, exc_info=None if known else error)
 
 
+def _writable(_name: str, array: Array) -> Array:
+    return np.require(array, requirements="W")
+
+
+def _staged() -> Callable[[str, Array], Array]:
+    from serving.runtime.staging import Staging  # which imports PyTorch
+
+    return Staging().placed
+
+
+def _repeated(example: Rows, size: int) -> Rows:
+    """So many rows, of the example over and over."""
+    rows = np.arange(size) % example.count
+    return Rows({name: array[rows] for name, array in example.columns.items()}, size, example.params)
+
+
 def _frame(columns: Mapping[str, Array]) -> pd.DataFrame:
-    """A frame of its own memory, as pandas makes one of named columns; of columns of one type at an eighth of the cost."""
+    """A frame with memory of its own, as pandas makes one of named columns; several times as fast for a single type."""
     if isinstance(columns, StackedColumns) and columns.stacking.groups == (columns.stacking.names,):
         return pd.DataFrame(columns.arrays[0].T, columns=_index(columns.stacking.names).view(), copy=True)
     return pd.DataFrame(dict(columns))

@@ -35,7 +35,10 @@ from serving.runtime.exchange import (
 from serving.runtime.frames import Done, Job, Setup
 from serving.runtime.native_crew import Crew, CrewCalls, CrewSettings
 from serving.runtime.native_process import ModelProcess
+from serving.runtime.parsing import Parser
 from serving.runtime.plan import Plan
+from serving.runtime.settings import Device
+from serving.runtime.warming import example_of
 
 _CHECKS = 100
 """How many repeated predictions for parity checks may wait."""
@@ -60,6 +63,8 @@ class NativeSettings:
     """Requests that may wait."""
     batching: bool = True
     """Whether rows of several requests are predicted together where the plan says that they may be."""
+    device: Device = Device.AUTO
+    """What a model of PyTorch computes on."""
     budget: float = 0.05
     """Seconds that a batch may take."""
     rows: int = 1000
@@ -111,7 +116,16 @@ class NativePool:
         self._loop = asyncio.get_running_loop()
         settings = self._settings
         tensors = tuple(tensor.name for tensor in self._plan.tensors)
-        setup = Setup(self._folder, tensors, settings.threads, settings.cores, settings.log)
+        setup = Setup(
+            self._folder,
+            tensors,
+            settings.threads,
+            settings.cores,
+            settings.log,
+            settings.device,
+            settings.rows if self._batching else 1,
+            example_of(self._folder, Parser(self._plan)),
+        )
         limits = CrewSettings(settings.workers, settings.start_timeout, settings.memory, settings.idle, settings.lazy)
         calls = CrewCalls(self._done, self._dispatch_soon, self._lost, self._broken)
         self._crew = Crew(setup, limits, self._meter, calls)
@@ -195,7 +209,10 @@ class NativePool:
 
     def _limit(self) -> int:
         """Rows of the next batch."""
-        return min(self._settings.rows, self._service.rows_within(self._settings.budget)) if self._batching else 1
+        if not self._batching:
+            return 1
+        rows = min(self._settings.rows, self._service.rows_within(self._settings.budget))
+        return self._crew.rows(rows) if self._crew else rows
 
     def _send(self, process: ModelProcess, batch: list[_Request]) -> None:
         number, ask = next(self._numbers), batch[0].ask

@@ -32,11 +32,20 @@ class LoadError(Exception):
 class ModelProcess(asyncio.Protocol):
     """A process, and the connection to it. `done` is called with every answer, `ended` once it is gone."""
 
-    def __init__(self, done: Callable[[ModelProcess, Done], None], ended: Callable[[ModelProcess, str], None]) -> None:
+    def __init__(
+        self,
+        done: Callable[[ModelProcess, Done], None],
+        ended: Callable[[ModelProcess, str], None],
+        number: int,
+    ) -> None:
+        self.number = number
+        """Which of the processes of its server it is."""
         self.jobs: set[int] = set()
         """Numbers of the jobs it has."""
         self.size = 0
         """Resident bytes after the warm-up."""
+        self.hello: Hello
+        """What it said once it was ready."""
         self._done, self._ended = done, ended
         self._unpacker = Unpacker()
         self._loop = asyncio.get_running_loop()
@@ -56,7 +65,7 @@ class ModelProcess(asyncio.Protocol):
         except OSError as error:
             raise LoadError(f"no process could be started: {error}") from error
         try:
-            await asyncio.wait_for(asyncio.shield(self._hello), seconds)
+            self.hello = await asyncio.wait_for(asyncio.shield(self._hello), seconds)
         except asyncio.TimeoutError:  # noqa: UP041 - of Python 3.10
             self.kill(f"was not ready within {seconds:g} s")
             raise LoadError(f"the model was not loaded within {seconds:g} s") from None

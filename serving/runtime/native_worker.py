@@ -47,12 +47,12 @@ def _serve(connection: socket.socket, setup: Setup) -> int:
         from serving.runtime.native_model import NativeModel
 
         model = NativeModel(setup)
-        model.warm_up()
+        rows = model.warm_up()
     except Exception as error:  # a model's own code runs while it is loaded, and may raise anything
         _logger.exception("the model cannot be loaded")
         connection.sendall(packed(Broken(_last_line(error))))
         return 1
-    connection.sendall(packed(Hello(time.monotonic() - began)))
+    connection.sendall(packed(Hello(time.monotonic() - began, model.device, rows)))
     if setup.threads > 1:
         _several_at_once(connection, model, setup.threads)
     while True:

@@ -130,7 +130,8 @@ class Service:
             "revision": origin.revision,
             "signature": self.plan.signature,
             "path": "compiled" if self.compiled else "native",
-            "why": self.plan.why,
+            "why": self._why(),
+            "device": self._health().device,
             "warnings": [warning for warning in (unsigned, self._lost(), self._health().trouble) if warning],
         }
 
@@ -138,6 +139,11 @@ class Service:
     def compiled(self) -> bool:
         """Whether the compiled model answers."""
         return isinstance(self._engine, OfCompiled) and self._engine.compiled
+
+    def _why(self) -> str:
+        """Why the model is served as it is."""
+        asked_for = self.plan.compiled is not None and self.settings.uncompiled
+        return "the model itself was asked for" if asked_for else self.plan.why
 
     def look(self) -> None:
         """Take note of what nobody reports; to be called every second or so."""

@@ -46,6 +46,17 @@ class LogFormat(str, Enum):  # noqa: UP042
     """For people."""
 
 
+class Device(str, Enum):  # noqa: UP042
+    """Where a model of PyTorch computes. What other libraries do with a GPU is theirs."""
+
+    AUTO = "auto"
+    """A compiled model on the CPU; the model itself on a GPU where there is one."""
+    CPU = "cpu"
+    """On the CPU."""
+    GPU = "gpu"
+    """The model itself on a GPU, even where there is a compiled one; where PyTorch sees none, on the CPU, degraded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of one model server."""
@@ -83,6 +94,8 @@ class Settings:
     """WORKERS: processes that predict: fronts where the model is compiled, model processes where it is not."""
     threads: int = 1
     """THREADS: predictions at once in each model process; more than 1 only for models that are thread-safe."""
+    device: Device = Device.AUTO
+    """DEVICE: ``auto``, ``cpu`` or ``gpu``, for models of PyTorch"""
     cores: int = 1
     """CORES: computing threads of each prediction."""
     queue: int = 1000
@@ -119,6 +132,11 @@ class Settings:
     log_format: LogFormat = LogFormat.JSON
     """LOG_FORMAT: ``json`` or ``text``"""
 
+    @property
+    def uncompiled(self) -> bool:
+        """Whether the model itself answers, even where there is a compiled one."""
+        return self.native or self.device is Device.GPU
+
 
 _VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "MODEL_CACHE": ("model_cache", str),
@@ -128,6 +146,7 @@ _VARIABLES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "PREDICTION_LOG_SAMPLE": ("log_sample", float),
     "WORKERS": ("workers", int),
     "THREADS": ("threads", int),
+    "DEVICE": ("device", Device),
     "CORES": ("cores", int),
     "QUEUE": ("queue", int),
     "BATCHING": ("batching", Batching),

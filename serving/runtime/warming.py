@@ -37,6 +37,18 @@ async def warm_up(engine: Engine, parser: Parser, plan: Plan, model: Path) -> No
         _logger.info("the model has neither input example nor signature: ready without a first prediction")
 
 
+def example_of(model: Path, parser: Parser) -> Rows | None:
+    """The model's input example; None where there is none with rows that can be parsed without MLflow."""
+    example = model / _EXAMPLE
+    if not example.exists():
+        return None
+    try:
+        ask = parser.parse(example.read_bytes(), "application/json")
+    except ServingError:  # `warm_up` says so
+        return None
+    return ask if isinstance(ask, Rows) and ask.count else None
+
+
 async def _with_example(engine: Engine, parser: Parser, body: bytes, times: int, deadline: float) -> None:
     try:
         ask = parser.parse(body, "application/json")

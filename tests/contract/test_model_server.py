@@ -98,6 +98,15 @@ def test_every_answer_names_version_and_request(churn: ScoringServer) -> None:
     assert len(churn.score(asked(RECORD), x_request_id="a" * 201).headers["x-request-id"]) < 50
 
 
+def test_on_a_gpu_the_model_itself_answers_also_where_there_is_a_compiled_one(churn_model: Path) -> None:
+    with our_server(churn_model, **NAMED, DEVICE="gpu") as server:
+        told = server.client.get("/health").json()
+        assert server.score(asked(RECORD)).status_code == 200
+        assert figure(server, "promote_compiled") == 0
+    assert (told["status"], told["path"], told["why"]) == ("ready", "native", "the model itself was asked for")
+    assert told["device"] == "", "only models of PyTorch can be asked where they are"
+
+
 def test_health_says_who_is_there(churn: ScoringServer, moody: ScoringServer) -> None:
     answer = churn.client.get("/health")
     told = answer.json()
@@ -111,6 +120,7 @@ def test_health_says_who_is_there(churn: ScoringServer, moody: ScoringServer) ->
         "revision": "churn-v7-abc",
         "signature": True,
         "path": "compiled",
+        "device": "cpu",
         "warnings": [],
     }
     native = moody.client.get("/health").json()

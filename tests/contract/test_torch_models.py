@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from tests.fixtures.compiling import Built, built, quiet
-from tests.fixtures.models import COUNTS, NUMBERS, Shelf
-from tests.fixtures.revisions import REQUIREMENTS
+from tests.fixtures.models import COUNTS, Shelf
+from tests.fixtures.networks import layers, matrix, numbers, saved
 
 pytestmark = [
     pytest.mark.torch,
@@ -21,17 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 torch = pytest.importorskip("torch", reason="PyTorch is not in this environment")
-
-
-def _network() -> Any:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Linear(10, 16),
-        torch.nn.BatchNorm1d(16),
-        torch.nn.Dropout(0.5),
-        torch.nn.ReLU(),
-        torch.nn.Linear(16, 3),
-    )
 
 
 class Branching(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -48,36 +37,10 @@ class Centred(torch.nn.Module):  # type: ignore[misc, name-defined]
         return rows[:, :1] - rows.mean()
 
 
-def _numbers(rows: int, seed: int) -> pd.DataFrame:
-    drawn = np.random.default_rng(seed).normal(size=(rows, len(NUMBERS)))
-    return pd.DataFrame(drawn, columns=NUMBERS)
-
-
-def _saved(shelf: Shelf, name: str, module: Any, example: Any, serialization_format: str | None = "pickle") -> Path:
-    folder = shelf.place(f"torch-{name}")
-    with quiet():
-        import mlflow.pytorch
-        from mlflow.models import infer_signature
-
-        with torch.inference_mode():
-            rows = example.to_numpy(np.float32) if isinstance(example, pd.DataFrame) else example
-            answers = module.eval()(torch.from_numpy(rows)).numpy()
-        told = pd.DataFrame(answers) if isinstance(example, pd.DataFrame) else answers
-        mlflow.pytorch.save_model(
-            module,
-            str(folder),
-            signature=infer_signature(example, told),
-            input_example=example,
-            serialization_format=serialization_format,
-            pip_requirements=REQUIREMENTS,
-        )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def network(shelf: Shelf) -> Path:
     """Saved in training mode, with the layers that behave differently there."""
-    return _saved(shelf, "network", _network(), _numbers(20, 1))
+    return saved(shelf, "network", layers(), numbers(20, 1))
 
 
 def test_a_network_over_columns_is_compiled_and_answers_with_the_same_frame(network: Path, tmp_path: Path) -> None:
@@ -86,7 +49,7 @@ def test_a_network_over_columns_is_compiled_and_answers_with_the_same_frame(netw
     assert found.plan.compiled, found.line
     assert found.plan.compiled.frame
     assert [result.name for result in found.plan.compiled.results] == ["0", "1", "2"]
-    assert found.difference(_numbers(2_000, 5)) is None
+    assert found.difference(numbers(2_000, 5)) is None
 
 
 def test_a_network_over_columns_of_other_kinds_is_compiled(shelf: Shelf, tmp_path: Path) -> None:
@@ -94,7 +57,7 @@ def test_a_network_over_columns_of_other_kinds_is_compiled(shelf: Shelf, tmp_pat
     torch.manual_seed(1)
     layers = (torch.nn.Linear(14, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32), torch.nn.ReLU())
     module = torch.nn.Sequential(*layers, torch.nn.Linear(32, 1), torch.nn.Sigmoid())
-    found = built(_saved(shelf, "mixed", module, _mixed(20, 1)), tmp_path)
+    found = built(saved(shelf, "mixed", module, _mixed(20, 1)), tmp_path)
 
     assert found.plan.compiled, found.line
     assert {column.kind for column in found.plan.columns} == {"double", "long", "boolean"}
@@ -102,7 +65,7 @@ def test_a_network_over_columns_of_other_kinds_is_compiled(shelf: Shelf, tmp_pat
 
 
 def _mixed(rows: int, seed: int) -> pd.DataFrame:
-    frame, random = _numbers(rows, seed), np.random.default_rng(seed)
+    frame, random = numbers(rows, seed), np.random.default_rng(seed)
     counts = {name: random.integers(0, 50, rows) for name in COUNTS}
     flags = {name: random.random(rows) < 0.5 for name in ("new", "active")}
     return frame.assign(**counts, **flags)
@@ -112,27 +75,22 @@ def _mixed(rows: int, seed: int) -> pd.DataFrame:
 def test_a_network_over_a_tensor_is_compiled(serialization_format: str | None, shelf: Shelf, tmp_path: Path) -> None:
     """MLflow saves an exported program by default, whose mode cannot be changed any more."""
     name = f"tensor as {serialization_format or 'program'}"
-    found = built(_saved(shelf, name, _network(), _matrix(5, 0), serialization_format), tmp_path)
+    found = built(saved(shelf, name, layers(), matrix(5, 0), serialization_format), tmp_path)
 
     assert found.plan.compiled, found.line
     assert not found.plan.compiled.frame
-    assert _agrees(found, _matrix(500, 3))
+    assert _agrees(found, matrix(500, 3))
 
 
 @pytest.mark.parametrize("over", ["columns", "tensor"])
 def test_torchscript_is_compiled(over: str, shelf: Shelf, tmp_path: Path) -> None:
-    example = _numbers(5, 0) if over == "columns" else _matrix(5, 0)
+    example = numbers(5, 0) if over == "columns" else matrix(5, 0)
     with quiet():
-        script = torch.jit.trace(_network().eval(), torch.zeros(2, 10))
-    found = built(_saved(shelf, f"script over {over}", script, example), tmp_path)
+        script = torch.jit.trace(layers().eval(), torch.zeros(2, 10))
+    found = built(saved(shelf, f"script over {over}", script, example), tmp_path)
 
     assert found.plan.compiled, found.line
-    assert found.difference(_numbers(500, 3)) is None if over == "columns" else _agrees(found, _matrix(500, 3))
-
-
-def _matrix(rows: int, seed: int) -> np.ndarray[Any, Any]:
-    drawn: np.ndarray[Any, Any] = _numbers(rows, seed).to_numpy(np.float32)
-    return drawn
+    assert found.difference(numbers(500, 3)) is None if over == "columns" else _agrees(found, matrix(500, 3))
 
 
 def _agrees(found: Built, rows: np.ndarray[Any, Any]) -> bool:
@@ -146,7 +104,7 @@ def _agrees(found: Built, rows: np.ndarray[Any, Any]) -> bool:
 
 @pytest.mark.parametrize(("module", "why"), [(Branching, "PyTorch cannot export it"), (Centred, "alone and among")])
 def test_what_no_graph_can_say_is_served_natively(module: Any, why: str, shelf: Shelf, tmp_path: Path) -> None:
-    found = built(_saved(shelf, module.__name__, module(), _numbers(20, 1)), tmp_path)
+    found = built(saved(shelf, module.__name__, module(), numbers(20, 1)), tmp_path)
 
     assert found.plan.compiled is None
     assert why in found.plan.why
@@ -170,7 +128,7 @@ print(torch.get_num_threads(), model.predict(frame).shape)
 def test_a_network_saved_on_a_gpu_is_served_without_one(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:0")  # as a GPU's storages have
-        folder = _saved(shelf, "from-gpu", _network(), _numbers(20, 1))
+        folder = saved(shelf, "from-gpu", layers(), numbers(20, 1))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOAD, str(folder)], capture_output=True, text=True, check=False
     )

@@ -124,6 +124,9 @@ def test_a_model_that_takes_a_gpu_goes_where_there_are_some() -> None:
     made = deployment(revision(gpus=2, node_labels=(("pool", "gpu"),)), SETTINGS)
     assert container(made)["resources"]["limits"] == {"nvidia.com/gpu": "2"}
     assert pod(made)["nodeSelector"]["pool"] == "gpu"
+    assert variables(made)["DEVICE"] == "gpu"
+    assert "DEVICE" not in variables(deployment(revision(), SETTINGS))
+    assert variables(deployment(revision(gpus=1, environment=(("DEVICE", "cpu"),)), SETTINGS))["DEVICE"] == "cpu"
 
 
 def test_a_pod_may_do_nothing_but_serve() -> None:

@@ -18,6 +18,7 @@ from pipelines.rollout import Goal, Intent, Origin, Phase, Rollout, RolloutPolic
 from pipelines.status import model_status, rollout_status
 from registry_hooks.model_version import Channel
 from serving.image import BuildState, ImageStatus, Proof
+from serving.revision import RevisionSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 COMPILED = Proof(
@@ -38,9 +39,11 @@ def building() -> Rollout:
     return Rollout("r", intent, RolloutPolicy(), Phase.BUILDING, NOW, NOW, stable=None)
 
 
-def built(proof: Proof | None) -> Rollout:
+def built(proof: Proof | None, settings: RevisionSettings | None = None) -> Rollout:
     image = ImageStatus(BuildState.READY, "image", lock="lock", proof=proof)
-    return advance(building(), Seen(image=image, revisions={}, routes={}), NOW)
+    rollout = building()
+    rollout = replace(rollout, policy=replace(rollout.policy, settings=settings or rollout.policy.settings))
+    return advance(rollout, Seen(image=image, revisions={}, routes={}), NOW)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,18 @@ def test_one_line_says_how_a_version_is_served(proof: Proof, line: str) -> None:
     assert (rollout.phase, rollout.reason) == (Phase.STARTING, line), "the history has it where the building ends"
     assert tags(rollout)["promote.serving"] == line
     assert rollout_status(rollout).serving == line
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (RevisionSettings(gpus=1), "native: it is asked for on a GPU"),
+        (RevisionSettings(environment=(("DEVICE", "gpu"),)), "native: it is asked for on a GPU"),
+        (RevisionSettings(gpus=1, environment=(("DEVICE", "auto"),)), "compiled, parity on 2,314 rows"),
+    ],
+)
+def test_on_a_gpu_the_compiled_model_does_not_answer(settings: RevisionSettings, line: str) -> None:
+    assert tags(built(COMPILED, settings))["promote.serving"] == line
 
 
 def test_the_evidence_has_the_whole_proof() -> None:

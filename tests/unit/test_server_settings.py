@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.prediction_log_entry import Origin, Privacy
-from serving.runtime.settings import AccessLog, Batching, LogFormat, Settings, parse
+from serving.runtime.settings import AccessLog, Batching, Device, LogFormat, Settings, parse
 
 WHERE = ["--model", "m", "--plan", "p"]
 
@@ -30,6 +30,7 @@ SAID = {
     "PREDICTION_LOG_KEY": "secret",
     "WORKERS": "2",
     "THREADS": "3",
+    "DEVICE": "gpu",
     "CORES": "4",
     "QUEUE": "5",
     "BATCHING": "off",
@@ -66,6 +67,7 @@ MEANT = Settings(
     log_sample=0.1,
     workers=2,
     threads=3,
+    device=Device.GPU,
     cores=4,
     queue=5,
     batching=Batching.OFF,
