@@ -48,7 +48,7 @@ def build(folder: Path, out: Path, native: bool = False, why: str = "", rows: Pa
 
 def _loaded(folder: Path) -> PyFuncModel:
     try:
-        return load(folder, threads=1)  # on the CPU, as compiled models are served
+        return load(folder, threads=1)
     except Exception as error:
         raise UnusableModel(f"the model cannot be loaded: {told(error)}") from error
 

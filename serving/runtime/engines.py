@@ -31,9 +31,8 @@ def engine_for(settings: Settings, plan: Plan, meter: Meter, model: CompiledMode
     from serving.runtime.compiled_engine import CompiledEngine, Limits
 
     waiting: dict[Part, int] = {}
-    native = replace(
-        native, workers=1, lazy=True, idle=_IDLE_SECONDS, device=Device.CPU
-    )  # where it was proved the same
+    # On the CPU, where both were proved to be the same.
+    native = replace(native, workers=1, lazy=True, idle=_IDLE_SECONDS, device=Device.CPU)
     behind = NativePool(settings.model, plan, native, Part(meter, waiting))
     model = model or compiled_model(settings, plan)
     if settings.batching is Batching.OFF:
