@@ -24,8 +24,8 @@ _ESTIMATORS = {"sklearn", "lightgbm"}
 def load(folder: Path, threads: int, device: Device = Device.CPU, number: int = 0) -> PyFuncModel:
     """The model in `folder`; its files stay as they are.
 
-    On a CPU, which is where models are compiled, it computes with so many `threads`. Of several GPUs it takes one by the
-    `number` of its process.
+    On a CPU, which is where models are compiled, it computes with so many `threads`; of several GPUs it takes one by
+    the `number` of its process.
     """
     _write_no_bytecode(folder)
     flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]
