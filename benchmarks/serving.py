@@ -20,11 +20,13 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
+from benchmarks import serving_targets
 from benchmarks.peers import load
 from benchmarks.peers.models import Trained, network, sklearn_model
 from benchmarks.peers.plans import compile_plan
 from benchmarks.peers.servers import BARE, COMPILED, LOGGED, MLFLOW, NATIVE, PEERS, ROOT, Running, Server, running
 
+TARGETS = Path(__file__).with_name("results") / "serving_targets.md"
 HOME = ROOT / ".promote" / "peers"
 """Where the peers' environments are kept."""
 MODELS = {"light": sklearn_model, "forest": sklearn_model, "network": network}
@@ -45,6 +47,7 @@ def measure() -> dict[str, object]:
         server.install(HOME)
     with tempfile.TemporaryDirectory() as folder:
         figures = {name: _model(name, Path(folder)) for name in WANTED}
+    TARGETS.write_text(serving_targets.table(figures))
     return {"versions": {s.name: s.versions(HOME) for s in (MLFLOW, *PEERS, COMPILED)}, "models": figures}
 
 
