@@ -33,10 +33,10 @@ def prepare(threads: int, device: Device, number: int) -> None:
     torch.set_num_threads(threads)
     if device is Device.CPU:
         os.environ[_CHOSEN] = _CPU
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
-    else:
+    if not torch.cuda.is_available():
         _read_without_gpu()
+    elif wanted() == _GPU:
+        torch.cuda.set_device(number % torch.cuda.device_count())
     _move_programs()
 
 
