@@ -37,7 +37,8 @@ def prepare(threads: int, device: Device, number: int) -> None:
         _read_without_gpu()
     elif wanted() == _GPU:
         torch.cuda.set_device(number % torch.cuda.device_count())
-    _move_programs()
+    if hasattr(torch, "export"):  # since PyTorch 2.1
+        _move_programs()
 
 
 def wanted() -> str:
@@ -54,19 +55,14 @@ def device_of(module: Any) -> str:
 
 @cache
 def _read_without_gpu() -> None:
-    """Let files be read that name a GPU: storages, TorchScript, programs."""
+    """Let storages and TorchScript be read that name a GPU."""
     torch.serialization.register_package(_BEFORE_CUDA, lambda _: None, _on_cpu)
-    scripts: Any = torch.jit.load
-    programs = torch.export.load
+    load: Any = torch.jit.load
 
-    def load_script(file: Any, map_location: Any = None, *args: Any, **told: Any) -> Any:
-        return scripts(file, map_location or _CPU, *args, **told)
+    def on_cpu(file: Any, map_location: Any = None, *args: Any, **told: Any) -> Any:
+        return load(file, map_location or _CPU, *args, **told)
 
-    def load_program(file: Any, **told: Any) -> Any:
-        return programs(_for_cpu(file), **told)
-
-    torch.jit.load = load_script  # type: ignore[assignment]
-    torch.export.load = load_program  # type: ignore[assignment]
+    torch.jit.load = on_cpu  # type: ignore[assignment]
 
 
 def _on_cpu(storage: Any, location: str) -> Any:
@@ -78,7 +74,7 @@ def _for_cpu(file: str | Path) -> str | Path | io.BytesIO:
     """The file of a program; in memory, and without a GPU in its descriptions, where it has one there."""
     with zipfile.ZipFile(file) as archive:
         told = {name: json.loads(archive.read(name)) for name in archive.namelist() if name.endswith(".json")}
-        moved = {name: text for name, about in told.items() if (text := json.dumps(_moved(about))) != json.dumps(about)}
+        moved = {name: json.dumps(other) for name, about in told.items() if (other := _moved(about)) != about}
         if not moved:
             return file
         copy = io.BytesIO()
@@ -102,16 +98,19 @@ def _moved(about: Any) -> Any:
 
 @cache
 def _move_programs() -> None:
-    """Programs of ``torch.export`` on the device that is wanted, as MLflow's check of it finds them then."""
+    """Let programs of ``torch.export`` be read that name a GPU, and be where MLflow wants them."""
     load = torch.export.load
 
     def moved(file: Any, **told: Any) -> Any:
-        program, device = load(file, **told), torch.device(wanted())
+        readable = file if torch.cuda.is_available() else _for_cpu(file)
+        program, device = load(readable, **told), torch.device(wanted())
         weights = (*program.state_dict.values(), *program.constants.values())
         if all(weight.device.type == device.type for weight in weights if isinstance(weight, torch.Tensor)):
             return program
-        from torch.export.passes import move_to_device_pass  # of newer versions; without it MLflow says what is wrong
-
+        try:
+            from torch.export.passes import move_to_device_pass
+        except ImportError:  # PyTorch is too old, and MLflow says what is wrong
+            return program
         return move_to_device_pass(program, device)
 
     torch.export.load = moved  # type: ignore[assignment]
