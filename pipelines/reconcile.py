@@ -308,7 +308,12 @@ def tags(rollout: Rollout) -> dict[str, str]:
         "serving": str(rollout.proof or ""),
         "warning": rollout.proof.warning if rollout.proof else "",
     }
-    return {PREFIX + name: value[:500] for name, value in shown.items()}
+    return {PREFIX + name: _short(value) for name, value in shown.items()}
+
+
+def _short(text: str) -> str:
+    """At most 500 characters. Of a longer text both ends: what a process died of stands at the end of what it said."""
+    return text if len(text) <= 500 else f"{text[:200]} ... {text[-295:]}"
 
 
 REPLACED = {PREFIX + "state": "replaced", PREFIX + "weight": "0", PREFIX + "url": ""}

@@ -23,6 +23,8 @@ REQUIREMENTS = (
 
 STORES = {
     "s3": "s3fs>=2023.1",
+    "s3a": "s3fs>=2023.1",
+    "gcs": "gcsfs>=2023.1",
     "gs": "gcsfs>=2023.1",
     "abfs": "adlfs>=2023.1",
     "abfss": "adlfs>=2023.1",

@@ -72,6 +72,15 @@ def test_on_a_gpu_the_compiled_model_does_not_answer(settings: RevisionSettings,
     assert tags(built(COMPILED, settings))["promote.serving"] == line
 
 
+def test_a_tag_that_would_be_too_long_keeps_both_ends() -> None:
+    why = "it was ended: " + "line of a trace, " * 100 + "ValueError: no such column"
+    line = tags(built(replace(NATIVE, why=why)))["promote.serving"]
+
+    assert len(line) == 500
+    assert line.startswith("native: it was ended: ")
+    assert line.endswith("ValueError: no such column")
+
+
 def test_the_evidence_has_the_whole_proof() -> None:
     assert json.loads(evidence.record(built(COMPILED)))["serving"] == {
         "compiled": True,

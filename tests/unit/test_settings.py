@@ -197,11 +197,17 @@ def test_no_port_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().api_port == 5000
 
 
-def test_models_get_what_writes_to_the_store_of_the_prediction_log(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "package"),
+    [("s3", "s3fs"), ("s3a", "s3fs"), ("gs", "gcsfs"), ("gcs", "gcsfs"), ("az", "adlfs"), ("abfss", "adlfs")],
+)
+def test_models_get_what_writes_to_the_store_of_the_prediction_log(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, package: str
+) -> None:
     assert load().packages.served == ()
-    monkeypatch.setenv("PROMOTE_PREDICTIONS", "s3://bucket/predictions")
+    monkeypatch.setenv("PROMOTE_PREDICTIONS", f"{scheme}://bucket/predictions")
     (line,) = load().packages.served
-    assert line.startswith("s3fs")
+    assert line.startswith(package)
 
 
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
