@@ -366,7 +366,7 @@ def test_before_its_start_and_after_its_end_nothing_is_predicted(folder: Path, p
                 await engine.predict(rows((2.0, 1)), 1e9)
             assert not engine.health().ready
             await engine.start()
-            assert engine.health() == Health(ready=True)
+            assert engine.health() == Health(ready=True, device="cpu")
             await engine.close()
 
     asyncio.run(use())
@@ -397,7 +397,7 @@ def test_a_compiled_model_that_is_wrong_is_found_out_and_not_used_any_more(tmp_p
     with driven(tmp_path, plan, native, share=1.0, pace=QUICK, meter=figures) as prices:
         assert values(prices.ask(rows((2.0, 1), (2.0, 0)))) == [[price(2.0, 1), price(2.0, 0)]]
         prices.until(lambda: Event.PARITY_CHECKED in figures.events)
-        assert prices.engine.health() == Health(ready=True)
+        assert prices.engine.health() == Health(ready=True, device="cpu")
         wrong = round(float(np.log(2.0) * 3.5), 9)
         while (answer := values(prices.ask(rows((2.0, 2))))) == [[wrong]]:
             prices.run(lambda: asyncio.sleep(0.01))
@@ -428,7 +428,7 @@ def test_a_model_that_cannot_be_loaded_for_what_is_not_compiled_is_told(tmp_path
     plan = compile_prices(tmp_path / "plan", PRICES)
     native = NativePool(tmp_path / "no-model", plan, NativeSettings(lazy=True), Figures())
     with driven(tmp_path / "plan", plan, native) as prices:
-        assert prices.engine.health() == Health(ready=True)
+        assert prices.engine.health() == Health(ready=True, device="cpu")
         assert isinstance(prices.ask(Raw(b"{}", "application/json"))[0], NotReadyError)
         assert prices.engine.health().ready
         assert "the model cannot be loaded" in prices.engine.health().trouble
