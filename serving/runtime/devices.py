@@ -45,7 +45,7 @@ def device_of(model: PyFuncModel) -> str:
         return ""
     from serving.runtime import torch_devices
 
-    return torch_devices.device_of(model.get_raw_model())  # type: ignore[no-untyped-call]
+    return torch_devices.device_of(_native(model))
 
 
 def _write_no_bytecode(folder: Path) -> None:
@@ -59,13 +59,17 @@ def _write_no_bytecode(folder: Path) -> None:
 
 def _limit(model: PyFuncModel, threads: int) -> None:
     """No more threads than these, and none more where a model wants one only."""
-    try:
-        native = model.get_raw_model()  # type: ignore[no-untyped-call]
-    except (AttributeError, NotImplementedError):  # a class of somebody's own, or an MLflow that cannot tell
-        return
-    for part in _parts(native):
+    for part in _parts(_native(model)):
         if "n_jobs" in part.get_params(deep=False) and not _is_single(part):
             part.set_params(n_jobs=threads)
+
+
+def _native(model: PyFuncModel) -> Any:
+    """The library's own object; None for a class of somebody's own, and where MLflow is too old to tell."""
+    try:
+        return model.get_raw_model()  # type: ignore[no-untyped-call]
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _parts(native: Any) -> Iterator[Any]:
