@@ -41,11 +41,16 @@ def load(folder: Path, threads: int, device: Device = Device.CPU, number: int = 
 
 def device_of(model: PyFuncModel) -> str:
     """Where a model of PyTorch computes, such as ``cpu`` or ``cuda:0``; empty for all others, which nobody can ask."""
-    if model.loader_module != "mlflow.pytorch":
+    if loader_of(model) != "mlflow.pytorch":
         return ""
     from serving.runtime import torch_devices
 
     return torch_devices.device_of(_native(model))
+
+
+def loader_of(model: PyFuncModel) -> str:
+    """The module that has loaded it, such as ``mlflow.sklearn``. (An older MLflow's models do not say so themselves.)"""
+    return str(model.metadata.flavors["python_function"]["loader_module"])
 
 
 def _write_no_bytecode(folder: Path) -> None:

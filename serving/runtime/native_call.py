@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PyFuncModel
 
+from serving.runtime.devices import loader_of
 from serving.runtime.exchange import Array
 from serving.stacked_columns import StackedColumns
 
@@ -79,9 +80,8 @@ def layout_of(columns: Mapping[str, Array]) -> Hashable:
 
 def _function_of(model: PyFuncModel) -> Callable[..., Any] | None:
     """What `PyFuncModel.predict` calls in the end; None where nothing is known of it."""
-    if model.loader_module not in _LIBRARIES or model.metadata.get_params_schema() is not None:  # type: ignore[no-untyped-call]
-        return None
-    return getattr(model, "_predict_fn", None)
+    takes_params = model.metadata.get_params_schema() is not None  # type: ignore[no-untyped-call]
+    return None if takes_params or loader_of(model) not in _LIBRARIES else getattr(model, "_predict_fn", None)
 
 
 def _same(given: Any, seen: Any) -> bool:
