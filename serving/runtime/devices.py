@@ -49,7 +49,7 @@ def device_of(model: PyFuncModel) -> str:
 
 
 def loader_of(model: PyFuncModel) -> str:
-    """The module that has loaded it, such as ``mlflow.sklearn``. (An older MLflow's models do not say so themselves.)"""
+    """The module that has loaded it, such as ``mlflow.sklearn``. (Models of an older MLflow do not say it.)"""
     return str(model.metadata.flavors["python_function"]["loader_module"])
 
 
