@@ -46,7 +46,7 @@ class RevisionSettings:
 
     @property
     def server(self) -> dict[str, str]:
-        """What its servers are told by their environment."""
+        """Environment variables that its servers are given: what `gpus` asks for, and `environment`."""
         return ({"DEVICE": "gpu"} if self.gpus else {}) | dict(self.environment)
 
     @property

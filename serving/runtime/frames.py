@@ -39,7 +39,7 @@ class Setup:
     rows: int
     """Rows of the largest batch; 1 where every request is predicted alone."""
     example: Rows | None
-    """The model's input example, where it can be parsed here."""
+    """The model's input example, for batches that grow on a GPU; None where none do, or it cannot be parsed here."""
     number: int = 0
     """Of the process among those of its server."""
 

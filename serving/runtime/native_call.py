@@ -48,9 +48,10 @@ class ModelCalls:
         """Predict on what a request was parsed to; `layout` is the same for all that look alike."""
         if self._function is None or params:
             return self.model.predict(given, params=params)
-        if layout not in self._layouts:
+        try:
+            told = self._layouts[layout]
+        except KeyError:
             return self._learn(self._function, given, layout)
-        told = self._layouts[layout]
         return self.model.predict(given) if told is None else self._function(given, **told)
 
     def _learn(self, function: Callable[..., Any], given: Any, layout: Hashable) -> Any:

@@ -116,6 +116,7 @@ class NativePool:
         self._loop = asyncio.get_running_loop()
         settings = self._settings
         tensors = tuple(tensor.name for tensor in self._plan.tensors)
+        grows = self._batching and settings.device is not Device.CPU
         setup = Setup(
             self._folder,
             tensors,
@@ -124,7 +125,7 @@ class NativePool:
             settings.log,
             settings.device,
             settings.rows if self._batching else 1,
-            example_of(self._folder, Parser(self._plan)),
+            example_of(self._folder, Parser(self._plan)) if grows else None,
         )
         limits = CrewSettings(settings.workers, settings.start_timeout, settings.memory, settings.idle, settings.lazy)
         calls = CrewCalls(self._done, self._dispatch_soon, self._lost, self._broken)

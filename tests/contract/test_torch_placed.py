@@ -1,4 +1,4 @@
-"""Models of PyTorch on a device that stands in for a GPU: a real one is for `test_gpu`."""
+"""Models of PyTorch on a device that stands in for a GPU, and on a GPU where there is one."""
 
 from __future__ import annotations
 
